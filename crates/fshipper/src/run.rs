@@ -1,0 +1,57 @@
+//! `fshipper run`.
+
+use std::process::ExitCode;
+
+use fshipper_pipeline::config::Pipeline;
+use fshipper_pipeline::{Control, RunError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::arguments::Run;
+use crate::{FAILED, MISUSED, complain, load, logging, signals};
+
+/// Files and directories are read and synced on threads of their own; more than these would only queue at
+/// the disk.
+const BLOCKING_THREADS: usize = 32;
+
+pub(crate) fn run(arguments: &Run) -> ExitCode {
+    let pipelines = match load(&arguments.files, arguments.state_dir.as_ref(), arguments.once) {
+        Ok(pipelines) => pipelines,
+        Err(code) => return code,
+    };
+    let guard = logging::start(arguments);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(run_pipelines(pipelines));
+            // A blocked read of stdin must not keep the process alive.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => return complain(FAILED, format!("cannot start the runtime: {error}")),
+    };
+    // Log lines come out before the errors that explain the exit code.
+    drop(guard);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(errors) => {
+            let misused = errors.iter().all(|error| matches!(error, RunError::Start { .. }));
+            for error in &errors {
+                complain(FAILED, error);
+            }
+            ExitCode::from(if misused { MISUSED } else { FAILED })
+        }
+    }
+}
+
+async fn run_pipelines(pipelines: Vec<Pipeline>) -> Result<(), Vec<RunError>> {
+    let stop = CancellationToken::new();
+    let (hangup, hangups) = watch::channel(0);
+    if let Err(error) = signals::handle(stop.clone(), hangup) {
+        tracing::warn!("cannot handle signals: {error}; a stop is then a kill, which loses nothing");
+    }
+    fshipper_pipeline::run(pipelines, Control { stop, hangups }).await
+}

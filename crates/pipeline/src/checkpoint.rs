@@ -1,0 +1,290 @@
+//! What a sink durably holds, and the rule that makes delivery exact: [`Checkpoint`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{Batch, Cursor, Epoch, Origin};
+
+/// How far one sink has come: origins → (epoch, end), transports → cursor.
+///
+/// A position is *the next byte*, end-exclusive. Whoever stores bytes stores the checkpoint that describes
+/// them with them, and hands it back on restore; the source continues exactly there. Since content is a
+/// function of (origin, epoch, offset), a byte sent twice is the same byte, and [`Checkpoint::admit`] can
+/// cut it off.
+///
+/// It also remembers what changed since the last [`Checkpoint::clear_changes`], so that a commit costs what
+/// changed and not what exists.
+///
+/// ```
+/// use fshipper_pipeline::{Admission, Batch, Checkpoint, Epoch, Origin};
+///
+/// let (origin, epoch) = (Origin::new("web1", "/var/log/app.log"), Epoch(7));
+/// let mut checkpoint = Checkpoint::default();
+/// let first = Batch::data(origin.clone(), epoch, 0, "one\n");
+/// assert_eq!(checkpoint.admit(&first), Admission::Pass);
+/// checkpoint.advance(&first);
+///
+/// let both = Batch::data(origin.clone(), epoch, 0, "one\ntwo\n");
+/// assert_eq!(checkpoint.admit(&both), Admission::Cut(4));
+/// assert_eq!(checkpoint.admit(&first), Admission::Duplicate);
+/// let later = Batch::data(origin, epoch, 100, "x\n");
+/// assert_eq!(checkpoint.admit(&later), Admission::Gap { expected: 4 });
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoint {
+    origins: HashMap<Origin, History>,
+    cursors: Cursors,
+    changed_origins: HashSet<Origin>,
+    changed_cursors: bool,
+}
+
+pub(crate) type Cursors = BTreeMap<Arc<str>, Bytes>;
+
+/// The epochs of one origin and how far each came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Where the origin stands.
+    pub current: Position,
+    /// The epochs before, oldest first, each with its end: a stream that is read again from its first
+    /// message still holds them, and they must not be taken for new ones.
+    pub earlier: Vec<(Epoch, u64)>,
+}
+
+/// Where an origin stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The history in which `offset` counts.
+    pub epoch: Epoch,
+    /// The next byte.
+    pub offset: u64,
+    /// [`Batch::place`] of the last batch, for the source.
+    pub place: Bytes,
+}
+
+/// What [`Checkpoint::admit`] says of a batch.
+///
+/// | the batch is | answer |
+/// | --- | --- |
+/// | next (`start` = end) | `Pass` |
+/// | already there (`end` ≤ end) | `Duplicate` |
+/// | partly there (`start` < end < `end`) | `Cut(end - start)` |
+/// | beyond (`start` > end) | `Gap` |
+/// | of an epoch never seen | as if that epoch's end were 0 |
+/// | of an earlier epoch, already there | `Duplicate` |
+/// | of an earlier epoch, not there | `Stale`: two producers claim one origin |
+///
+/// The record of a loss of unknown amount spans no byte: it passes where it continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It continues what is there.
+    Pass,
+    /// Everything in it is there: drop it.
+    Duplicate,
+    /// The first so many bytes are there: cut them off.
+    Cut(u64),
+    /// Bytes are missing before it.
+    Gap {
+        /// Where the origin ends.
+        expected: u64,
+    },
+    /// It belongs to a history that another one has followed.
+    Stale {
+        /// The epoch that holds the origin now.
+        current: Epoch,
+    },
+}
+
+impl Checkpoint {
+    /// Where `origin` stands, if anything of it is known.
+    pub fn position(&self, origin: &Origin) -> Option<&Position> {
+        self.origins.get(origin).map(|history| &history.current)
+    }
+
+    /// The epochs of `origin`, if anything of it is known.
+    pub fn history(&self, origin: &Origin) -> Option<&History> {
+        self.origins.get(origin)
+    }
+
+    /// All origins, in no order.
+    pub fn origins(&self) -> impl Iterator<Item = (&Origin, &History)> {
+        self.origins.iter()
+    }
+
+    /// How many origins are known.
+    pub fn len(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// Whether nothing is known: no origin and no cursor.
+    pub fn is_empty(&self) -> bool {
+        self.origins.is_empty() && self.cursors.is_empty()
+    }
+
+    /// Where the receiver of `transport` resumes.
+    pub fn cursor(&self, transport: &str) -> Option<&Bytes> {
+        self.cursors.get(transport)
+    }
+
+    /// All cursors: transport and position.
+    pub fn cursors(&self) -> impl Iterator<Item = (&Arc<str>, &Bytes)> {
+        self.cursors.iter()
+    }
+
+    /// Compares a batch with what is there: see [`Admission`].
+    pub fn admit(&self, batch: &Batch) -> Admission {
+        let end = match self.origins.get(&batch.origin) {
+            None => 0,
+            Some(history) if history.current.epoch == batch.epoch => history.current.offset,
+            Some(history) => match history.earlier.iter().find(|(epoch, _)| *epoch == batch.epoch) {
+                Some((_, end)) if batch.end() <= *end => return Admission::Duplicate,
+                Some(_) => return Admission::Stale { current: history.current.epoch },
+                None => 0,
+            },
+        };
+        let unknown_loss = batch.span() == 0;
+        if batch.start > end {
+            Admission::Gap { expected: end }
+        } else if batch.start == end {
+            Admission::Pass
+        } else if batch.end() <= end || unknown_loss {
+            Admission::Duplicate
+        } else {
+            Admission::Cut(end - batch.start)
+        }
+    }
+
+    /// Moves the origin to the end of `batch`, which passed [`Checkpoint::admit`] and was written.
+    pub fn advance(&mut self, batch: &Batch) {
+        let position = Position { epoch: batch.epoch, offset: batch.end(), place: batch.place.clone() };
+        self.set_position(&batch.origin, position);
+    }
+
+    /// Sets where `origin` stands; an epoch other than the present one is a new history after it.
+    pub fn set_position(&mut self, origin: &Origin, position: Position) {
+        match self.origins.get_mut(origin) {
+            Some(history) => {
+                if history.current.epoch != position.epoch {
+                    history.earlier.retain(|(epoch, _)| *epoch != position.epoch);
+                    history.earlier.push((history.current.epoch, history.current.offset));
+                }
+                history.current = position;
+            }
+            None => {
+                let history = History { current: position, earlier: Vec::new() };
+                self.origins.insert(origin.clone(), history);
+            }
+        }
+        if !self.changed_origins.contains(origin) {
+            self.changed_origins.insert(origin.clone());
+        }
+    }
+
+    /// Sets all that is known of `origin`, as a sink does when it restores, or forgets it.
+    pub fn set_history(&mut self, origin: &Origin, history: Option<History>) {
+        match history {
+            Some(history) => self.origins.insert(origin.clone(), history),
+            None => self.origins.remove(origin),
+        };
+        self.changed_origins.insert(origin.clone());
+    }
+
+    /// Moves a transport's cursor.
+    pub fn set_cursor(&mut self, cursor: &Cursor) {
+        self.cursors.insert(cursor.transport.clone(), cursor.position.clone());
+        self.changed_cursors = true;
+    }
+
+    pub(crate) fn clone_cursors(&self) -> Cursors {
+        self.cursors.clone()
+    }
+
+    pub(crate) fn set_cursors(&mut self, cursors: &Cursors) {
+        if self.cursors != *cursors {
+            self.cursors = cursors.clone();
+            self.changed_cursors = true;
+        }
+    }
+
+    /// The origins that changed since the last [`Checkpoint::clear_changes`], in no order.
+    pub fn changed_origins(&self) -> impl Iterator<Item = (&Origin, &History)> {
+        self.changed_origins.iter().filter_map(|origin| self.origins.get_key_value(origin))
+    }
+
+    /// Whether a cursor changed since the last [`Checkpoint::clear_changes`].
+    pub fn cursors_changed(&self) -> bool {
+        self.changed_cursors
+    }
+
+    /// Whether anything changed since the last [`Checkpoint::clear_changes`].
+    pub fn changed(&self) -> bool {
+        self.changed_cursors || !self.changed_origins.is_empty()
+    }
+
+    /// Forgets what changed: the pump calls it after a commit, a sink after it restored.
+    pub fn clear_changes(&mut self) {
+        self.changed_origins.clear();
+        self.changed_cursors = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(epoch: u64, start: u64, text: &'static str) -> Batch {
+        Batch::data(Origin::new("h", "/l"), Epoch(epoch), start, text)
+    }
+
+    fn at(positions: &[(u64, u64)]) -> Checkpoint {
+        let mut checkpoint = Checkpoint::default();
+        for &(epoch, offset) in positions {
+            let position = Position { epoch: Epoch(epoch), offset, place: Bytes::new() };
+            checkpoint.set_position(&Origin::new("h", "/l"), position);
+        }
+        checkpoint
+    }
+
+    #[test]
+    fn admits_by_position_alone() {
+        let known = at(&[(1, 10)]);
+        assert_eq!(known.admit(&batch(1, 10, "abc\n")), Admission::Pass);
+        assert_eq!(known.admit(&batch(1, 6, "abc\n")), Admission::Duplicate);
+        assert_eq!(known.admit(&batch(1, 8, "abc\n")), Admission::Cut(2));
+        assert_eq!(known.admit(&batch(1, 11, "abc\n")), Admission::Gap { expected: 10 });
+    }
+
+    #[test]
+    fn a_new_epoch_starts_at_its_first_byte() {
+        let known = at(&[(1, 10)]);
+        assert_eq!(known.admit(&batch(2, 0, "abc\n")), Admission::Pass);
+        assert_eq!(known.admit(&batch(2, 5, "abc\n")), Admission::Gap { expected: 0 });
+        assert_eq!(at(&[]).admit(&batch(1, 5, "abc\n")), Admission::Gap { expected: 0 });
+    }
+
+    #[test]
+    fn an_earlier_epoch_read_again_is_a_duplicate_and_never_new() {
+        let known = at(&[(1, 10), (2, 4)]);
+        assert_eq!(known.admit(&batch(1, 6, "abc\n")), Admission::Duplicate);
+        assert_eq!(known.admit(&batch(1, 10, "abc\n")), Admission::Stale { current: Epoch(2) });
+    }
+
+    #[test]
+    fn a_loss_of_unknown_amount_passes_where_it_continues() {
+        let known = at(&[(1, 10)]);
+        let loss = |start| Batch::loss(Origin::new("h", "/l"), Epoch(1), start, 0, "overwritten");
+        assert_eq!(known.admit(&loss(10)), Admission::Pass);
+        assert_eq!(known.admit(&loss(9)), Admission::Duplicate);
+        assert_eq!(known.admit(&loss(11)), Admission::Gap { expected: 10 });
+    }
+
+    #[test]
+    fn changes_are_what_a_commit_costs() {
+        let mut checkpoint = at(&[(1, 10)]);
+        checkpoint.clear_changes();
+        assert!(!checkpoint.changed());
+        checkpoint.advance(&batch(1, 10, "abc\n"));
+        assert_eq!(checkpoint.changed_origins().count(), 1);
+    }
+}

@@ -1,0 +1,69 @@
+//! What the pump counts, so that no plugin has to: [`Metrics`].
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The counters of one hop since the process started. Reading them costs nothing to the hop.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+    pub(crate) lines_written: AtomicU64,
+    pub(crate) batches_written: AtomicU64,
+    pub(crate) bytes_committed: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) bytes_duplicate: AtomicU64,
+    pub(crate) bytes_lost: AtomicU64,
+    pub(crate) losses: AtomicU64,
+    pub(crate) origins_held: AtomicU64,
+    pub(crate) sessions: AtomicU64,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that the source gave.
+    pub bytes_read: u64,
+    /// Bytes that the sink took.
+    pub bytes_written: u64,
+    /// Line ends among them.
+    pub lines_written: u64,
+    /// The batches they came in.
+    pub batches_written: u64,
+    /// Bytes that are durable at the sink.
+    pub bytes_committed: u64,
+    /// How often they were made so.
+    pub commits: u64,
+    /// Bytes that the sink already had and that were cut off.
+    pub bytes_duplicate: u64,
+    /// Bytes that are known to be lost.
+    pub bytes_lost: u64,
+    /// Records of a loss, those of unknown amount included.
+    pub losses: u64,
+    /// Origins that cannot go on now.
+    pub origins_held: u64,
+    /// How often the hop was opened.
+    pub sessions: u64,
+}
+
+impl Metrics {
+    /// The counters now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            bytes_read: self.bytes_read.load(Relaxed),
+            bytes_written: self.bytes_written.load(Relaxed),
+            lines_written: self.lines_written.load(Relaxed),
+            batches_written: self.batches_written.load(Relaxed),
+            bytes_committed: self.bytes_committed.load(Relaxed),
+            commits: self.commits.load(Relaxed),
+            bytes_duplicate: self.bytes_duplicate.load(Relaxed),
+            bytes_lost: self.bytes_lost.load(Relaxed),
+            losses: self.losses.load(Relaxed),
+            origins_held: self.origins_held.load(Relaxed),
+            sessions: self.sessions.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Relaxed);
+    }
+}

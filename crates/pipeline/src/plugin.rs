@@ -1,0 +1,264 @@
+//! The contracts a plugin fulfils, and how it is registered.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use async_trait::async_trait;
+
+use crate::{Batch, Checkpoint, Context, Origin, Settings};
+
+mod registry;
+
+pub(crate) use registry::Parse;
+pub use registry::{OpenSink, OpenSource, Parts, Plugin};
+
+/// Reads: a stage's input.
+///
+/// The reader task of a hop owns it and calls nothing but [`Source::read`], one call at a time. A call is
+/// never cancelled while the source lives, so an implementation need not be cancel-safe; dropping the
+/// source is the only way it is stopped, and by then everything that counts has been committed.
+#[async_trait]
+pub trait Source: Send {
+    /// Waits for the next batch; `None` is the end of the input (only ever with `--once`, or when the input
+    /// itself ends, as stdin does).
+    ///
+    /// Batches of one origin follow each other without a gap, starting at the position this source was
+    /// opened with, or earlier: what the sink already has is cut off. A batch is at most
+    /// [`Settings::max_batch_bytes`](crate::Settings) long and never waits to become longer.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the session: what was read before is written and committed, then the source is opened
+    /// again, with a growing pause, at what the sink restores. An origin that cannot be read now is no
+    /// error: leave it out, report it once, and try it again later.
+    async fn read(&mut self) -> Result<Option<Batch>>;
+
+    /// Whether a later source can read again what this one read. `false` (stdin) means that a failure
+    /// before the commit loses bytes: the run then ends with exit code 1 and their count.
+    fn can_go_back(&self) -> bool {
+        true
+    }
+}
+
+/// Writes: a stage's output.
+///
+/// The writer task of a hop owns it and makes one call at a time, none of them cancelled unless the process
+/// gives up draining.
+#[async_trait]
+pub trait Sink: Send {
+    /// What this sink durably holds; `None` when it keeps no positions. Called once, before anything else.
+    ///
+    /// Whoever returns `None` is wrapped by a decorator that keeps the checkpoint in a file of the state
+    /// directory: delivery is then at least once.
+    async fn restore(&mut self) -> Result<Option<Checkpoint>>;
+
+    /// Takes a batch: handed to the kernel or the server when this returns, or queued for it; not yet
+    /// durable. Batches of one origin arrive in order and without a gap. Waiting here is the backpressure.
+    /// A sink that queues keeps the batch's [`lease`](Batch::lease) as long as its bytes.
+    ///
+    /// # Errors
+    ///
+    /// An error fails the whole hop: everything after the last commit is read again. What concerns one
+    /// origin alone is [`Written::Held`] instead: the others go on, and this one is tried again later.
+    async fn write(&mut self, batch: Batch) -> Result<Written>;
+
+    /// Makes everything written so far durable, and the checkpoint that describes it: data first. Called at
+    /// least every `commit_interval` and `commit_bytes` while there is something to commit, at the end, and
+    /// after a hangup. Costs what [changed](Checkpoint::changed_origins), not what exists.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it counts then; the hop is opened again from what the sink restores.
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+
+    /// Origins whose accepted batches turned out to be impossible to store, each with the reason, and each
+    /// told once: for sinks that hear of it only after [`Sink::write`] returned. The pump asks after each
+    /// commit, which then claims nothing new for them; they are held as by [`Written::Held`].
+    fn held(&mut self) -> Vec<(Origin, String)> {
+        Vec::new()
+    }
+}
+
+/// What became of a written batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Taken.
+    Accepted,
+    /// This origin cannot go on now, for this reason. Its batches are dropped, not buffered, until the
+    /// session starts again at the position before the first of them.
+    Held(String),
+}
+
+/// Which ends of a transport a pipeline uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// A producer: it sends.
+    Sender,
+    /// A consumer: it receives.
+    Receiver,
+    /// One process does both.
+    Both,
+}
+
+impl Ends {
+    /// Whether the pipeline sends.
+    pub fn sends(self) -> bool {
+        self != Self::Receiver
+    }
+
+    /// Whether the pipeline receives.
+    pub fn receives(self) -> bool {
+        self != Self::Sender
+    }
+}
+
+/// A value of a plugin's table that has the right type and still makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The key it stands under, dotted: `tls.ca`, `include`, `include[1]`. Empty: the table itself.
+    pub key: String,
+    /// What is wrong: lower case, no final period, the value in backticks.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Invalid {
+    /// A problem with the value under `key`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into(), help: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// A `[source]` table: the plugin's configuration, which opens the running source.
+///
+/// Implemented by a struct that derives `Deserialize` (with `deny_unknown_fields`) and `JsonSchema`; the
+/// doc comments of its fields are what users read.
+#[async_trait]
+pub trait SourceConfig: Sized + Send + Sync + 'static {
+    /// Checks what types cannot; touches nothing outside the process.
+    fn validate(&self, settings: &Settings) -> Result<(), Invalid> {
+        let _ = settings;
+        Ok(())
+    }
+
+    /// What it reads, in a few words without secrets, for `fshipper check`.
+    fn describe(&self) -> String {
+        String::new()
+    }
+
+    /// Opens the source at `from`. Called at every start of a session; the process may have died before.
+    ///
+    /// # Errors
+    ///
+    /// Retried with a growing pause, unless the error is a [`Fatal`](crate::Fatal).
+    async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>>;
+
+    /// Opens several tables of this type as one source. Override it when they share something, such as the
+    /// rule that the first table to match a file owns it.
+    async fn open_all(tables: &[Self], from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
+        let mut sources = Vec::with_capacity(tables.len());
+        for table in tables {
+            sources.push(table.open(from.clone(), context.clone()).await?);
+        }
+        Ok(crate::merge::merge(sources))
+    }
+}
+
+/// A `[sink]` table: the plugin's configuration, which opens the running sink. See [`SourceConfig`].
+#[async_trait]
+pub trait SinkConfig: Sized + Send + Sync + 'static {
+    /// Checks what types cannot; touches nothing outside the process.
+    fn validate(&self, settings: &Settings) -> Result<(), Invalid> {
+        let _ = settings;
+        Ok(())
+    }
+
+    /// What it writes to, in a few words without secrets, for `fshipper check`.
+    fn describe(&self) -> String {
+        String::new()
+    }
+
+    /// Opens the sink. Called at every start of a session; the process may have died before.
+    ///
+    /// # Errors
+    ///
+    /// Retried with a growing pause, unless the error is a [`Fatal`](crate::Fatal).
+    async fn open(&self, context: Context) -> Result<Box<dyn Sink>>;
+}
+
+/// A `[transport]` table: a matching pair that shares one configuration, a *sender* (a sink) and a
+/// *receiver* (a source). See [`SourceConfig`].
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Checks what types cannot; touches nothing outside the process.
+    fn validate(&self, settings: &Settings, ends: Ends) -> Result<(), Invalid> {
+        let _ = (settings, ends);
+        Ok(())
+    }
+
+    /// What it connects to, in a few words without secrets, for `fshipper check`.
+    fn describe(&self) -> String {
+        String::new()
+    }
+
+    /// Opens the sending end.
+    ///
+    /// # Errors
+    ///
+    /// Retried with a growing pause, unless the error is a [`Fatal`](crate::Fatal).
+    async fn open_sender(&self, context: Context) -> Result<Box<dyn Sink>>;
+
+    /// Opens the receiving end at `from`.
+    ///
+    /// # Errors
+    ///
+    /// Retried with a growing pause, unless the error is a [`Fatal`](crate::Fatal).
+    async fn open_receiver(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>>;
+
+    /// Whether the two ends live and die together, so that a failure of one opens both again. The receiver
+    /// is opened before the sender.
+    fn linked(&self) -> bool {
+        false
+    }
+
+    /// Connects and verifies what can be verified without sending anything, for `check --connect`: a line
+    /// for each thing found in order.
+    ///
+    /// # Errors
+    ///
+    /// What is missing or forbidden, with the remedy.
+    async fn probe(&self, ends: Ends, settings: Arc<Settings>) -> Result<Vec<String>> {
+        let _ = (ends, settings);
+        Ok(Vec::new())
+    }
+}
+
+/// What a plugin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Reads lines.
+    Source,
+    /// Carries them elsewhere.
+    Transport,
+    /// Writes them.
+    Sink,
+}
+
+impl Kind {
+    /// The name of its table in a pipeline file.
+    pub fn table(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Transport => "transport",
+            Self::Sink => "sink",
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The loop that moves one source into one sink: [`pump`].
+//!
+//! ```text
+//! reader   batches(source) until stop ──► bounded channel ──► writer
+//! writer   admit ─► write ─► at commit_bytes or commit_interval: commit
+//! ```
+//!
+//! Invariants:
+//!
+//! - **Stopping is the channel closing.** The reader stops; the writer takes what is left, commits and
+//!   returns. No sink sees a stop signal. A source's error drains the same way; a sink's error, which drops
+//!   the channel's other end, stops an idle reader.
+//! - Bytes are counted, not batches: a batch holds its share of the budget until its last clone is gone, in
+//!   the channel, in the writer, and in whatever queue a sink keeps.
+//! - The cursor never passes a batch of an origin that is held.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::metrics::Metrics;
+use crate::{
+    Admission, Backoff, Batch, BudgetLease, Checkpoint, Content, History, Origin, Settings, Sink, Source,
+    Written,
+};
+
+/// What one hop may hold of bytes that are read and not yet written: channel, in flight and waiting.
+pub(crate) const HOP_BUDGET_BYTES: usize = 8 << 20;
+
+/// What a batch costs besides its bytes, so that a flood of tiny ones is bounded too.
+const BATCH_OVERHEAD_BYTES: usize = 256;
+
+/// More batches than this wait nowhere: it bounds the channel's own memory, the budget bounds the bytes.
+const CHANNEL_BATCHES: usize = 1024;
+
+/// The pauses before a held origin is tried again.
+const HOLD_FIRST: Duration = Duration::from_secs(1);
+const HOLD_MOST: Duration = Duration::from_secs(60);
+
+/// What a pump is given besides its source and sink.
+pub(crate) struct Pump<'a> {
+    pub(crate) settings: &'a Settings,
+    /// Ends the reading.
+    pub(crate) stop: CancellationToken,
+    pub(crate) hangups: watch::Receiver<u64>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// What outlives the session.
+    pub(crate) memory: &'a mut Memory,
+}
+
+/// What a hop remembers of its earlier sessions.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// The gaps seen: an origin, where it ended, where its next batch began. Seen once more after everything
+    /// was read again from the committed cursor, the bytes between cannot come.
+    gaps: HashMap<Origin, (u64, u64)>,
+    /// What was held when the last session ended, so that a reason is reported once.
+    held: HashMap<Origin, String>,
+    hold: Backoff,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let hold = Backoff::new(HOLD_FIRST, HOLD_MOST);
+        Self { gaps: HashMap::new(), held: HashMap::new(), hold }
+    }
+}
+
+/// How a session ended when nothing failed; everything that is not held is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The input ended, or reading was stopped.
+    Finished,
+    /// Held origins are to be tried again: open a new session, not before this moment.
+    Again(Instant),
+}
+
+/// Moves everything from `source`, which was opened at `checkpoint`, into `sink`, which restored it, until the
+/// input ends, reading is stopped, something fails, or held origins are due to be tried again.
+///
+/// # Errors
+///
+/// The source's or the sink's. After the source's, all it gave before is committed.
+pub(crate) async fn pump(
+    source: Box<dyn Source>,
+    sink: Box<dyn Sink>,
+    checkpoint: Checkpoint,
+    pump: Pump<'_>,
+) -> Result<Ended> {
+    let can_go_back = source.can_go_back();
+    let session_stop = pump.stop.child_token();
+    let (sender, receiver) = mpsc::channel(CHANNEL_BATCHES);
+    let metrics = pump.metrics.clone();
+    let reader = tokio::spawn(read_all(source, session_stop.clone(), sender, metrics.clone()));
+    let reader = AbortOnDropHandle::new(reader);
+    Metrics::add(&metrics.sessions, 1);
+
+    let writer = Writer {
+        sink,
+        committed_cursors: checkpoint.clone_cursors(),
+        checkpoint,
+        before: HashMap::new(),
+        held: HashMap::new(),
+        retry_at: None,
+        uncommitted_bytes: 0,
+        dirty: false,
+        commit_at: None,
+        settings: pump.settings,
+        metrics: &metrics,
+        memory: pump.memory,
+        can_go_back,
+    };
+    let ended = writer.run(receiver, session_stop, pump.hangups).await?;
+    reader.await.context("the reader died")??;
+    Ok(ended)
+}
+
+/// The reader: everything the source gives, into the channel, within the byte budget.
+async fn read_all(
+    source: Box<dyn Source>,
+    stop: CancellationToken,
+    sender: mpsc::Sender<Batch>,
+    metrics: Arc<Metrics>,
+) -> Result<()> {
+    let budget = Arc::new(Semaphore::new(HOP_BUDGET_BYTES));
+    let mut batches = pin!(crate::merge::batches(source).take_until(stop.cancelled_owned()));
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = sender.closed() => return Ok(()),
+            next = batches.next() => next,
+        };
+        let Some(mut batch) = next.transpose()? else { return Ok(()) };
+        Metrics::add(&metrics.bytes_read, batch.bytes().len() as u64);
+        let bytes = (batch.bytes().len() + BATCH_OVERHEAD_BYTES).min(HOP_BUDGET_BYTES);
+        let lease = tokio::select! {
+            biased;
+            () = sender.closed() => return Ok(()),
+            lease = budget.clone().acquire_many_owned(bytes as u32) => lease.context("the budget is closed")?,
+        };
+        batch.lease = Some(BudgetLease::new(lease));
+        if sender.send(batch).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+struct Writer<'a> {
+    sink: Box<dyn Sink>,
+    checkpoint: Checkpoint,
+    /// What the origins that changed since the last commit were before.
+    before: HashMap<Origin, Option<History>>,
+    committed_cursors: crate::checkpoint::Cursors,
+    held: HashMap<Origin, String>,
+    retry_at: Option<Instant>,
+    uncommitted_bytes: u64,
+    dirty: bool,
+    commit_at: Option<Instant>,
+    settings: &'a Settings,
+    metrics: &'a Metrics,
+    memory: &'a mut Memory,
+    can_go_back: bool,
+}
+
+impl Writer<'_> {
+    async fn run(
+        mut self,
+        mut batches: mpsc::Receiver<Batch>,
+        session_stop: CancellationToken,
+        mut hangups: watch::Receiver<u64>,
+    ) -> Result<Ended> {
+        let mut again_at = None;
+        loop {
+            let commit_due = async { sleep_until(self.commit_at).await };
+            let retry_due = async { sleep_until(self.retry_at).await };
+            tokio::select! {
+                biased;
+                () = commit_due => self.commit().await?,
+                batch = batches.recv() => match batch {
+                    Some(batch) => {
+                        self.take(batch).await?;
+                        if self.uncommitted_bytes >= self.settings.commit_bytes {
+                            self.commit().await?;
+                        }
+                    }
+                    None => break,
+                },
+                () = retry_due, if again_at.is_none() => {
+                    again_at = self.retry_at;
+                    session_stop.cancel();
+                }
+                Ok(()) = hangups.changed() => self.commit().await?,
+            }
+        }
+        if self.dirty {
+            self.commit().await?;
+        }
+        self.memory.held = std::mem::take(&mut self.held);
+        if self.memory.held.is_empty() {
+            self.memory.hold.reset();
+        }
+        // An input that ends while an origin is held is not finished.
+        Ok(again_at.or(self.retry_at).map_or(Ended::Finished, Ended::Again))
+    }
+
+    /// Admits a batch and writes what is new of it.
+    async fn take(&mut self, mut batch: Batch) -> Result<()> {
+        let cursor = batch.cursor.take();
+        if !self.held.contains_key(&batch.origin) {
+            match self.checkpoint.admit(&batch) {
+                Admission::Pass => self.write(batch).await?,
+                Admission::Cut(count) => {
+                    Metrics::add(&self.metrics.bytes_duplicate, count);
+                    batch.cut_front(count);
+                    self.write(batch).await?;
+                }
+                Admission::Duplicate => Metrics::add(&self.metrics.bytes_duplicate, batch.span()),
+                Admission::Gap { expected } => self.meet_gap(batch, expected).await?,
+                Admission::Stale { current } => {
+                    let reason = format!(
+                        "two producers claim it: its bytes come in epoch {}, after those of epoch {current}; stop one of them",
+                        batch.epoch
+                    );
+                    self.hold(&batch.origin, reason, true);
+                }
+            }
+        }
+        if let Some(cursor) = cursor.filter(|_| self.held.is_empty()) {
+            self.checkpoint.set_cursor(&cursor);
+            self.note_dirty();
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<()> {
+        let (origin, bytes, lines) =
+            (batch.origin.clone(), batch.bytes().len() as u64, count_lines(batch.bytes()));
+        if let Content::Loss { missing, reason } = &batch.content {
+            let amount = if *missing == 0 { "an unknown number of".to_owned() } else { missing.to_string() };
+            tracing::error!(%origin, offset = batch.start, "lost {amount} bytes: {reason}");
+            Metrics::add(&self.metrics.bytes_lost, *missing);
+            Metrics::add(&self.metrics.losses, 1);
+        }
+        let mut moved = batch.clone();
+        moved.lease = None;
+        loop {
+            match self.sink.write(batch.clone()).await? {
+                Written::Accepted => break,
+                Written::Held(reason) if self.can_go_back => {
+                    self.hold(&origin, reason, true);
+                    return Ok(());
+                }
+                // What cannot be read again waits here, and everything behind it.
+                Written::Held(reason) => {
+                    self.report_held(&origin, &reason);
+                    tokio::time::sleep(self.memory.hold.pause()).await;
+                }
+            }
+        }
+        if !self.before.contains_key(&origin) {
+            self.before.insert(origin.clone(), self.checkpoint.history(&origin).cloned());
+        }
+        self.checkpoint.advance(&moved);
+        self.uncommitted_bytes += bytes;
+        self.note_dirty();
+        Metrics::add(&self.metrics.bytes_written, bytes);
+        Metrics::add(&self.metrics.lines_written, lines);
+        Metrics::add(&self.metrics.batches_written, 1);
+        if self.memory.gaps.is_empty() && self.memory.held.is_empty() {
+            return Ok(());
+        }
+        self.memory.gaps.remove(&origin);
+        if self.memory.held.remove(&origin).is_some() {
+            tracing::info!(%origin, "goes on");
+        }
+        Ok(())
+    }
+
+    /// Bytes are missing before `batch`. The first time, everything is read again from the committed
+    /// cursor; when they are missing still, they cannot come, and their loss is recorded.
+    async fn meet_gap(&mut self, batch: Batch, expected: u64) -> Result<()> {
+        let gap = (expected, batch.start);
+        if self.can_go_back && self.memory.gaps.get(&batch.origin) != Some(&gap) {
+            self.memory.gaps.insert(batch.origin.clone(), gap);
+            let reason = format!("bytes {expected} to {} are missing: reading again", batch.start);
+            self.hold(&batch.origin, reason, false);
+            return Ok(());
+        }
+        let reason =
+            "the bytes before the next message are gone: discarded by the transport's retention, or deleted";
+        let mut loss =
+            Batch::loss(batch.origin.clone(), batch.epoch, expected, batch.start - expected, reason);
+        (loss.time, loss.place) = (batch.time, batch.place.clone());
+        self.write(loss).await?;
+        if self.held.contains_key(&batch.origin) {
+            return Ok(());
+        }
+        self.write(batch).await
+    }
+
+    fn hold(&mut self, origin: &Origin, reason: String, wait: bool) {
+        let pause = if wait { self.memory.hold.pause() } else { Duration::ZERO };
+        let retry_at = Instant::now() + pause;
+        self.retry_at = Some(self.retry_at.map_or(retry_at, |earlier| earlier.min(retry_at)));
+        if wait {
+            self.report_held(origin, &reason);
+        } else {
+            tracing::warn!(%origin, "{reason}");
+        }
+        self.held.insert(origin.clone(), reason);
+        self.metrics.origins_held.store(self.held.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Reports a reason once for as long as it lasts.
+    fn report_held(&mut self, origin: &Origin, reason: &str) {
+        if self.memory.held.get(origin).map(String::as_str) != Some(reason) {
+            tracing::error!(%origin, "cannot go on: {reason}; trying again, the others go on");
+            self.memory.held.insert(origin.clone(), reason.to_owned());
+        }
+    }
+
+    fn note_dirty(&mut self) {
+        self.dirty = true;
+        if self.commit_at.is_none() {
+            self.commit_at = Some(Instant::now() + self.settings.commit_interval);
+        }
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.commit_at = None;
+        self.sink.commit(&self.checkpoint).await?;
+        for (origin, reason) in self.sink.held() {
+            anyhow::ensure!(self.can_go_back, "cannot store what was taken of `{origin}`: {reason}");
+            if let Some(before) = self.before.remove(&origin) {
+                self.checkpoint.set_history(&origin, before);
+            }
+            self.checkpoint.set_cursors(&self.committed_cursors);
+            self.hold(&origin, reason, true);
+        }
+        if self.dirty {
+            Metrics::add(&self.metrics.commits, 1);
+            Metrics::add(&self.metrics.bytes_committed, self.uncommitted_bytes);
+        }
+        (self.dirty, self.uncommitted_bytes) = (false, 0);
+        self.before.clear();
+        self.checkpoint.clear_changes();
+        self.committed_cursors = self.checkpoint.clone_cursors();
+        Ok(())
+    }
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

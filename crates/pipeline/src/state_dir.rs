@@ -1,0 +1,95 @@
+//! A pipeline's own directory, locked: [`StateDir`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::Fatal;
+
+const LOCK_FILE: &str = "lock";
+
+/// The directory `{state_dir}/{pipeline name}`, held for as long as this lives. A process that dies lets go
+/// of it, however it dies.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Creates the directory if need be, and locks it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fatal`] that names the directory and, when another process holds it, that process.
+    pub(crate) fn lock(state_dir: &Path, pipeline: &str) -> Result<Self> {
+        let path = state_dir.join(pipeline);
+        let failed = |error: std::io::Error| {
+            Fatal::new(format!(
+                "cannot use the state directory `{}`: {error}; set `state_dir` or --state-dir to one that fshipper may write",
+                path.display()
+            ))
+        };
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path.join(LOCK_FILE)).map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                let read = file.read_to_string(&mut holder);
+                let holder = match (read, holder.trim()) {
+                    (Ok(_), pid) if !pid.is_empty() => format!("process {pid}"),
+                    _ => "another process".to_owned(),
+                };
+                return Err(Fatal::new(format!(
+                    "{holder} already runs the pipeline `{pipeline}` with the state directory `{}`: stop it, or give this one another `name` or `state_dir`",
+                    state_dir.display()
+                )));
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let write_holder = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        write_holder(&mut file).map_err(failed)?;
+        Ok(Self { path, _lock: file })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_and_told_who_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateDir::lock(folder.path(), "web").unwrap();
+        let error = StateDir::lock(folder.path(), "web").unwrap_err();
+        assert!(error.is::<Fatal>());
+        let expected = format!("process {} already runs the pipeline `web`", std::process::id());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        StateDir::lock(folder.path(), "other").unwrap();
+        drop(first);
+        StateDir::lock(folder.path(), "web").unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_named_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = StateDir::lock(&file, "web").unwrap_err().to_string();
+        assert!(error.contains("file/web`") && error.contains("--state-dir"), "{error}");
+    }
+}

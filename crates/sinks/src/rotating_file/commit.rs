@@ -1,0 +1,188 @@
+//! What makes written bytes count: [`Writer::commit`].
+//!
+//! Data first, then the record that describes them: 1 everything is written; 2 the dirty files are synced, and
+//! the folders of new ones; 3 one record is appended to the ledger and synced. A sync that fails is never
+//! tried again: nobody knows then which pages the kernel has dropped.
+
+use std::collections::HashSet;
+
+use anyhow::{Result, bail};
+use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
+
+use super::files::Birth;
+use super::ledger::{Entry, FileId, Stage};
+use super::outputs::OutputId;
+use super::writer::Writer;
+
+/// What changed in the pump's checkpoint since the last commit.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    origins: Vec<(Origin, History)>,
+    cursors: Vec<Cursor>,
+}
+
+impl Claims {
+    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+        let origins = checkpoint.changed_origins().map(|(origin, history)| (origin.clone(), history.clone()));
+        let mut cursors = Vec::new();
+        if checkpoint.cursors_changed() {
+            let all = checkpoint.cursors();
+            cursors.extend(all.map(|(transport, position)| Cursor {
+                transport: transport.clone(),
+                position: position.clone(),
+            }));
+        }
+        Self { origins: origins.collect(), cursors }
+    }
+}
+
+impl Writer {
+    /// Makes everything written durable, and what the pump claims. `hangup`: then closes all files.
+    ///
+    /// Returns the origins of batches that were taken and could not be written, each with the reason:
+    /// nothing of those is claimed.
+    pub(super) fn commit(&mut self, claims: Claims, hangup: bool) -> Result<Vec<(Origin, String)>> {
+        self.record(Some(claims))?;
+        if hangup {
+            for file in self.files.ids() {
+                self.check_is_in_place(file)?;
+            }
+            self.files.close_all();
+        }
+        Ok(self.casualties.drain().collect())
+    }
+
+    /// One record of everything since the last one. Without `claims` the sink commits of its own accord: then
+    /// no cursor moves, since it may lie behind what the pump has not handed over yet.
+    pub(super) fn record(&mut self, claims: Option<Claims>) -> Result<()> {
+        self.flush()?;
+        let lost = self.lost();
+        self.files.sync(&lost)?;
+        let mut entries = std::mem::take(&mut self.settled);
+        self.collect_positions(claims, &mut entries)?;
+        self.collect_files(&lost, &mut entries)?;
+        self.patiently(|writer| writer.ledger.append(&mut entries))?;
+        self.moved.clear();
+        let (active, rotated) = self.files.settle(&lost);
+        self.to_compress.extend(rotated);
+        active.into_iter().try_for_each(|file| self.check_is_in_place(file))
+    }
+
+    /// Tells whether an output has lost what was taken for it.
+    fn lost(&self) -> impl Fn(OutputId) -> bool + use<> {
+        let lost: HashSet<OutputId> = self.outputs.lost().collect();
+        move |output| lost.contains(&output)
+    }
+
+    fn collect_positions(&mut self, claims: Option<Claims>, entries: &mut Vec<Entry>) -> Result<()> {
+        let Claims { origins, cursors } = claims.unwrap_or_default();
+        if self.casualties.is_empty() {
+            entries.extend(cursors.into_iter().map(Entry::Cursor));
+        }
+        for (origin, claimed) in origins {
+            let Some(author) = self.outputs.author(&origin) else {
+                if claimed.current.offset == 0 {
+                    continue;
+                }
+                bail!(
+                    "the checkpoint claims {} bytes of `{origin}`, which never wrote any",
+                    claimed.current.offset
+                );
+            };
+            let held = self.outputs.get(author.output).held.is_some();
+            let durable = self.ledger.state().checkpoint.history(&origin);
+            let ours = self.moved.get(&author.id).or(durable.map(|history| &history.current));
+            if !held && is_beyond(&claimed.current, ours) {
+                bail!(
+                    "the checkpoint claims `{origin}` up to {}, further than was written",
+                    claimed.current.offset
+                );
+            }
+            // Of an origin whose end is as claimed the pump knows more: where the source finds it, and all epochs.
+            let same_end = ours.is_some_and(|ours| same_end(ours, &claimed.current));
+            if same_end && durable != Some(&claimed) {
+                self.moved.remove(&author.id);
+                let plain = durable.is_some_and(|durable| follows(durable, &claimed));
+                entries.push(match plain {
+                    true => Entry::Position(author.id, claimed.current),
+                    false => Entry::History(author.id, Some(claimed)),
+                });
+            }
+        }
+        entries.extend(self.moved.iter().map(|(id, position)| Entry::Position(*id, position.clone())));
+        Ok(())
+    }
+
+    fn collect_files(&mut self, lost: impl Fn(OutputId) -> bool, entries: &mut Vec<Entry>) -> Result<()> {
+        for file in self.files.changed().to_vec() {
+            let length = self.files.length(file)?;
+            let live = self.files.live(file);
+            if lost(live.output) {
+                continue;
+            }
+            if let Some(length) = length.filter(|length| *length != live.written) {
+                let path = self.disk.shown(&live.record.path);
+                if length < live.written {
+                    bail!("`{path}` was cut by somebody else: {length} bytes are left of {}", live.written);
+                }
+                tracing::warn!("somebody else writes to `{path}` too");
+                (live.written, live.record.length) = (length, length);
+            }
+            let grown = live.birth == Birth::Recorded && live.record.stage == Stage::Active;
+            let period = self.ledger.state().files.get(&file).map(|record| record.period);
+            let record = &live.record;
+            entries.push(match grown && period == Some(record.period) {
+                true => Entry::Length(file, record.length, record.tail),
+                false => Entry::File(file, record.clone()),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whoever renames or deletes an active file, as logrotate does, gets a new one.
+    fn check_is_in_place(&mut self, file: FileId) -> Result<()> {
+        let Some(live) = self.files.get(file) else { return Ok(()) };
+        let (output, record) = (live.output, &live.record);
+        if self.outputs.get(output).active != Some(file) || record.inode == 0 {
+            return Ok(());
+        }
+        let there = self.disk.stat(&record.path)?;
+        if there.is_some_and(|entry| entry.inode == record.inode) {
+            return Ok(());
+        }
+        let path = self.disk.shown(&record.path);
+        if self.files.is_linked(file)? == Some(false) {
+            tracing::warn!("`{path}` was deleted by somebody else: going on in a new file");
+        } else {
+            tracing::info!("`{path}` was rotated by somebody else: going on in a new file");
+        }
+        self.files.remove(file);
+        self.outputs.get_mut(output).active = None;
+        self.settled.push(Entry::Forget(file));
+        Ok(())
+    }
+}
+
+fn same_end(ours: &Position, claimed: &Position) -> bool {
+    (ours.epoch, ours.offset) == (claimed.epoch, claimed.offset)
+}
+
+/// Whether more is claimed than was written.
+fn is_beyond(claimed: &Position, ours: Option<&Position>) -> bool {
+    match ours {
+        Some(ours) if ours.epoch == claimed.epoch => claimed.offset > ours.offset,
+        _ => claimed.offset > 0,
+    }
+}
+
+/// Whether a position entry makes `claimed` out of `durable`.
+fn follows(durable: &History, claimed: &History) -> bool {
+    let (before, now) = (&durable.current, &claimed.current);
+    if before.epoch == now.epoch {
+        return durable.earlier == claimed.earlier;
+    }
+    let mut earlier = durable.earlier.clone();
+    earlier.retain(|(epoch, _)| *epoch != now.epoch);
+    earlier.push((before.epoch, before.offset));
+    earlier == claimed.earlier
+}

@@ -1,0 +1,304 @@
+//! The files that are written to: [`Files`].
+//!
+//! Bytes wait in memory until they are written out, so that small batches of one file become one call of the
+//! kernel. However many files there are, only a bounded number is open.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use lru::LruCache;
+use rustix::process::{Resource, getrlimit};
+
+use super::disk::{Disk, inode_and_length};
+use super::ledger::{FileId, FileRecord, OriginId, Stage, Tail};
+use super::names::FilePath;
+use super::outputs::OutputId;
+
+/// The files of this session.
+#[derive(Debug)]
+pub(super) struct Files {
+    disk: Arc<Disk>,
+    lives: HashMap<FileId, Live>,
+    handles: LruCache<FileId, File>,
+    /// The files with bytes that wait.
+    waiting: Vec<FileId>,
+    waiting_bytes: usize,
+    /// The files that changed since the last record.
+    changed: Vec<FileId>,
+    /// The files that were created since.
+    created: Vec<FilePath>,
+    /// The paths of files that no record knows yet.
+    unrecorded: HashSet<FilePath>,
+}
+
+/// A file that is written to.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) output: OutputId,
+    /// As the next record will have it: with the bytes that wait.
+    pub(super) record: FileRecord,
+    /// Its bytes that the kernel has.
+    pub(super) written: u64,
+    pub(super) birth: Birth,
+    waiting: Vec<Bytes>,
+    changed: bool,
+    /// Bytes were written to it since it was last durable.
+    dirty: bool,
+}
+
+/// How a file came to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Birth {
+    /// It is in the ledger.
+    Recorded,
+    /// It is to be created.
+    New,
+    /// It was there before us.
+    Adopted,
+}
+
+/// At most this many files are open, and no more than a quarter of what the process may open.
+const MAX_OPEN: u64 = 512;
+
+/// Above this many dirty files one sync of the file system costs less than one for each.
+const MAX_SINGLE_SYNCS: usize = 64;
+
+/// Writes of this size begin to go to the disk at once: at the commit less is left to wait for. Measured, a
+/// backlog is written a third faster. Small ones are better collected by the kernel.
+const EARLY_WRITEBACK_BYTES: u64 = 64 << 10;
+
+impl Files {
+    pub(super) fn new(disk: Arc<Disk>) -> Self {
+        let allowed = getrlimit(Resource::Nofile).current.map_or(MAX_OPEN, |limit| limit / 4);
+        let open = NonZeroUsize::new(allowed.min(MAX_OPEN) as usize).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            disk,
+            lives: HashMap::new(),
+            handles: LruCache::new(open),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            changed: Vec::new(),
+            created: Vec::new(),
+            unrecorded: HashSet::new(),
+        }
+    }
+
+    pub(super) fn get(&self, id: FileId) -> Option<&Live> {
+        self.lives.get(&id)
+    }
+
+    /// A file that [`Files::insert`] put in.
+    pub(super) fn live(&mut self, id: FileId) -> &mut Live {
+        self.lives.get_mut(&id).expect("an active file lives")
+    }
+
+    /// Begins to keep a file.
+    pub(super) fn insert(&mut self, id: FileId, output: OutputId, record: FileRecord, birth: Birth) {
+        if birth != Birth::Recorded {
+            self.unrecorded.insert(record.path.clone());
+        }
+        let written = record.length;
+        let live = Live { output, record, written, birth, waiting: Vec::new(), changed: false, dirty: false };
+        self.lives.insert(id, live);
+    }
+
+    /// Whether `path` belongs to a file that no record knows yet.
+    pub(super) fn claims(&self, path: &FilePath) -> bool {
+        self.unrecorded.contains(path)
+    }
+
+    /// How many bytes wait to be written out.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes bytes of `origin` for a file; `None` is a line of nobody's, whole.
+    pub(super) fn push(&mut self, id: FileId, origin: Option<OriginId>, bytes: Bytes) {
+        let live = self.lives.get_mut(&id).expect("an active file lives");
+        let unfinished = match live.record.tail {
+            Tail::Whole => false,
+            Tail::Unfinished(before) => Some(before) != origin,
+            Tail::Broken => true,
+        };
+        let line_end = unfinished.then(|| Bytes::from_static(b"\n"));
+        live.record.tail = match origin {
+            Some(origin) if !bytes.ends_with(b"\n") => Tail::Unfinished(origin),
+            _ => Tail::Whole,
+        };
+        if live.waiting.is_empty() {
+            self.waiting.push(id);
+        }
+        for bytes in line_end.into_iter().chain([bytes]) {
+            live.record.length += bytes.len() as u64;
+            self.waiting_bytes += bytes.len();
+            live.waiting.push(bytes);
+        }
+        self.note_change(id);
+    }
+
+    /// Makes sure that the next record tells what `id` is now.
+    pub(super) fn note_change(&mut self, id: FileId) {
+        let live = self.lives.get_mut(&id).expect("an active file lives");
+        if !live.changed {
+            live.changed = true;
+            self.changed.push(id);
+        }
+    }
+
+    /// The files with bytes that wait, in the order in which they began to; they wait no more.
+    pub(super) fn take_waiting(&mut self) -> Vec<FileId> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Writes out the bytes of a file that wait. When it fails, nothing of them is on the disk but what a
+    /// crash would leave there as well, and they still wait.
+    pub(super) fn write_out(&mut self, id: FileId) -> Result<()> {
+        self.open(id)?;
+        let (Some(live), Some(file)) = (self.lives.get_mut(&id), self.handles.get(&id)) else {
+            return Ok(());
+        };
+        let before = live.written;
+        live.dirty = true;
+        let appended = self.disk.append(file, &live.waiting, &mut live.written);
+        let Err(error) = appended else {
+            if live.written - before >= EARLY_WRITEBACK_BYTES {
+                self.disk.begin_writeback(file, before, live.written - before);
+            }
+            live.waiting.clear();
+            debug_assert_eq!(live.written, live.record.length, "all that was taken is written");
+            return Ok(());
+        };
+        if live.written != before {
+            live.written = before;
+            self.disk.truncate(file, before).context("cannot take back a part of a write")?;
+        }
+        Err(error.context(format!("cannot write to `{}`", self.disk.shown(&live.record.path))))
+    }
+
+    /// Forgets what waits for the files of an output.
+    pub(super) fn drop_waiting(&mut self, output: OutputId) {
+        for live in self.lives.values_mut().filter(|live| live.output == output) {
+            live.waiting.clear();
+        }
+    }
+
+    /// Makes sure that a file is open, and that it is the one we know.
+    fn open(&mut self, id: FileId) -> Result<()> {
+        if self.handles.contains(&id) {
+            return Ok(());
+        }
+        let live = self.lives.get_mut(&id).expect("an active file lives");
+        let (path, shown) = (&live.record.path, self.disk.shown(&live.record.path));
+        let file = if live.birth == Birth::New && live.record.inode == 0 {
+            self.disk.create_folders(path)?;
+            let file = self.disk.create_to_append(path)?;
+            self.created.push(path.clone());
+            live.record.inode = inode_and_length(&file)?.0;
+            file
+        } else {
+            let file = self.disk.open_to_append(path)?;
+            let file = file.with_context(|| format!("`{shown}` was removed while it was written to"))?;
+            let (inode, length) = inode_and_length(&file)?;
+            if inode != live.record.inode {
+                bail!("`{shown}` was replaced while it was written to");
+            }
+            if length != live.written {
+                bail!("`{shown}` was changed by somebody else: {length} bytes instead of {}", live.written);
+            }
+            file
+        };
+        // Whoever has to go for it may be dirty: then the next commit syncs the whole file system.
+        self.handles.push(id, file);
+        Ok(())
+    }
+
+    /// Makes everything written durable, but what `lost` outputs hold.
+    pub(super) fn sync(&mut self, lost: impl Fn(OutputId) -> bool) -> Result<()> {
+        let mut dirty: Vec<FileId> = self.changed.clone();
+        dirty.retain(|id| self.lives.get(id).is_some_and(|live| live.dirty && !lost(live.output)));
+        let all_open = dirty.iter().all(|id| self.handles.contains(id));
+        if dirty.len().max(self.created.len()) > MAX_SINGLE_SYNCS || !all_open {
+            // It covers the folders of new files as well.
+            self.disk.sync_everything()?;
+        } else {
+            for id in &dirty {
+                let Some(file) = self.handles.peek(id) else { continue };
+                let synced = self.disk.sync(file);
+                let path = &self.lives[id].record.path;
+                synced.with_context(|| format!("cannot sync `{}`", self.disk.shown(path)))?;
+            }
+            if !self.created.is_empty() {
+                self.disk.sync_folders(&self.created)?;
+            }
+        }
+        self.created.clear();
+        for id in dirty {
+            self.live(id).dirty = false;
+        }
+        Ok(())
+    }
+
+    /// The files that changed since the last record.
+    pub(super) fn changed(&self) -> &[FileId] {
+        &self.changed
+    }
+
+    /// The record is durable: nothing has changed since. Returns the files that are written to no more; they
+    /// are closed.
+    pub(super) fn settle(&mut self, lost: impl Fn(OutputId) -> bool) -> (Vec<FileId>, Vec<FileId>) {
+        let (mut active, mut rotated) = (Vec::new(), Vec::new());
+        for id in std::mem::take(&mut self.changed) {
+            let Some(live) = self.lives.get_mut(&id) else { continue };
+            if lost(live.output) {
+                continue;
+            }
+            live.changed = false;
+            self.unrecorded.remove(&live.record.path);
+            live.birth = Birth::Recorded;
+            if live.record.stage == Stage::Active {
+                active.push(id);
+            } else {
+                rotated.push(id);
+                self.remove(id);
+            }
+        }
+        (active, rotated)
+    }
+
+    /// No longer keeps a file, and closes it.
+    pub(super) fn remove(&mut self, id: FileId) -> Option<Live> {
+        self.handles.pop(&id);
+        self.lives.remove(&id)
+    }
+
+    /// Whether the file is open, and whether it still has a name.
+    pub(super) fn is_linked(&self, id: FileId) -> Result<Option<bool>> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(file) = self.handles.peek(&id) else { return Ok(None) };
+        Ok(Some(file.metadata()?.nlink() > 0))
+    }
+
+    /// The length of the file on the disk, if it is open.
+    pub(super) fn length(&self, id: FileId) -> Result<Option<u64>> {
+        self.handles.peek(&id).map(|file| Ok(inode_and_length(file)?.1)).transpose()
+    }
+
+    /// All files that are kept.
+    pub(super) fn ids(&self) -> Vec<FileId> {
+        self.lives.keys().copied().collect()
+    }
+
+    /// Closes all files; they are opened again when they are written to.
+    pub(super) fn close_all(&mut self) {
+        self.handles.clear();
+    }
+}

@@ -1,0 +1,294 @@
+//! What the sink durably knows: [`Ledger`].
+//!
+//! An append-only file in `.fshipper/`, one file system and one fate with the data it describes.
+//!
+//! ```text
+//! file    `fshipper ledger\n` · version (u32) · sequence number up to which it was complete when it
+//!         became the ledger (u64) · CRC-32C of these (u32) · frame* · zeros
+//! frame   one record: a list of entries, all or nothing; see codec
+//! ```
+//!
+//! - It is preallocated with zeros that are on the disk, so that a commit changes no metadata, needs one
+//!   `fdatasync`, and still works when the disk is full.
+//! - When it is full, and at every start, all that is known is written to a new file, which is complete and
+//!   durable before the old one is unlinked. So nothing that is read at a start has to be trusted to be
+//!   durable already: a failed fsync may have left it in memory only.
+//! - A record that a crash cut short is left out: nothing that it describes counted. A damaged one that
+//!   whole ones follow is no such thing: then the ledger is refused, and never restarted from nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use fshipper_pipeline::Fatal;
+
+use super::disk::Disk;
+use super::names::FilePath;
+
+mod codec;
+mod encoding;
+mod state;
+
+pub(super) use state::{Entry, FileId, FileRecord, Intent, OriginId, OriginRecord, Stage, State, Tail};
+
+/// The folder of everything that is not output.
+pub(super) const FOLDER: &str = ".fshipper";
+
+const MAGIC: &[u8; 16] = b"fshipper ledger\n";
+
+/// Raised with every change that an older program would misread.
+const VERSION: u32 = 1;
+
+const HEADER_BYTES: usize = MAGIC.len() + 4 + 8 + 4;
+
+/// The names of ledgers: this and a number, the highest is the current one.
+const NAME: &str = "ledger.";
+
+/// What is not complete yet has this at the end of its name.
+const UNFINISHED: &str = ".new";
+
+/// A ledger is at least this long: a few thousand small commits.
+const MIN_CAPACITY: usize = 256 << 10;
+
+/// A new ledger has room for this many times what it begins with, so that writing it anew costs a third more.
+const ROOM: usize = 4;
+
+/// A snapshot is cut into records of about this size: it never stands in memory as a whole.
+const SNAPSHOT_RECORD_BYTES: usize = 64 << 10;
+
+/// The open ledger.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    disk: Arc<Disk>,
+    state: State,
+    file: File,
+    number: u64,
+    /// Where the next record goes.
+    end: usize,
+    capacity: usize,
+    sequence: u64,
+    /// A sync failed: what is on the disk is unknown until the ledger is opened again.
+    broken: bool,
+}
+
+impl Ledger {
+    /// Reads the ledger, or begins one. The caller holds the lock.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fatal`] when it is damaged, or was written by a newer version; others are the system's.
+    pub(super) fn open(disk: Arc<Disk>) -> Result<Self> {
+        let mut ledgers = Vec::new();
+        for path in disk.list(&own("."))? {
+            let name = path.file_name().to_string_lossy().into_owned();
+            let Some(number) = name.strip_prefix(NAME) else { continue };
+            match number.parse::<u64>() {
+                Ok(number) => ledgers.push((number, path)),
+                Err(_) if number.ends_with(UNFINISHED) => remove(&disk, &path)?,
+                // Somebody has put a copy aside.
+                Err(_) => {}
+            }
+        }
+        ledgers.sort();
+        let (mut state, mut sequence, mut number) = (State::default(), 0, 0);
+        if let Some((newest, path)) = ledgers.last() {
+            (state, sequence) = read(&disk, path)?;
+            number = *newest;
+        }
+        state.checkpoint.clear_changes();
+        let fresh = write_snapshot(&disk, &state, number + 1, sequence)?;
+        for (_, path) in &ledgers {
+            remove(&disk, path)?;
+        }
+        let Snapshot { file, end, capacity, sequence } = fresh;
+        Ok(Self { disk, state, file, number: number + 1, end, capacity, sequence, broken: false })
+    }
+
+    /// What is durable.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Appends one record, makes it durable and carries it out; afterwards `entries` is empty.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of it counts. When the disk is full the same record may be appended again; after any other
+    /// error the ledger has to be opened again.
+    pub(super) fn append(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if self.broken {
+            bail!("the ledger of `{}` has to be opened again", self.disk.shown(&own(".")));
+        }
+        let mut payload = Vec::with_capacity(64 * entries.len());
+        entries.iter().for_each(|entry| entry.encode(&mut payload));
+        let length = codec::frame_length(payload.len());
+        if self.end + length > self.capacity {
+            self.renew(length)?;
+        }
+        let mut frame = Vec::with_capacity(length);
+        codec::put_frame(&mut frame, self.sequence + 1, &payload);
+        self.disk.write_at(&self.file, &frame, self.end as u64).context("cannot write the ledger")?;
+        if let Err(error) = self.disk.sync(&self.file) {
+            self.broken = true;
+            return Err(error.context("cannot sync the ledger"));
+        }
+        self.end += frame.len();
+        self.sequence += 1;
+        for entry in entries.drain(..) {
+            self.state.apply(entry).map_err(|e| anyhow::anyhow!("the sink wrote a wrong record: {e}"))?;
+        }
+        self.state.checkpoint.clear_changes();
+        Ok(())
+    }
+
+    /// Goes on in a new file, with room for a record of `length` bytes at least.
+    fn renew(&mut self, length: usize) -> Result<()> {
+        let old = ledger_path(self.number);
+        let snapshot = write_snapshot(&self.disk, &self.state, self.number + 1, self.sequence)?;
+        (self.file, self.end) = (snapshot.file, snapshot.end);
+        (self.capacity, self.sequence) = (snapshot.capacity, snapshot.sequence);
+        self.number += 1;
+        remove(&self.disk, &old)?;
+        if self.end + length > self.capacity {
+            // A record larger than three snapshots: it makes the file longer, this once.
+            self.capacity = self.end + length;
+        }
+        Ok(())
+    }
+}
+
+struct Snapshot {
+    file: File,
+    end: usize,
+    capacity: usize,
+    sequence: u64,
+}
+
+/// Writes all that is known to a new file and puts it in place, complete and durable.
+fn write_snapshot(disk: &Disk, state: &State, number: u64, mut sequence: u64) -> Result<Snapshot> {
+    let path = ledger_path(number);
+    let unfinished = path.with_suffix(UNFINISHED);
+    remove(disk, &unfinished)?;
+    let mut write = || -> Result<Snapshot> {
+        let file = disk.create(&unfinished)?;
+        let mut end = HEADER_BYTES;
+        let mut entries = state.snapshot().peekable();
+        // At least one record, if an empty one: it carries the sequence number on.
+        loop {
+            let mut payload = Vec::new();
+            while let Some(entry) = entries.next_if(|_| payload.len() < SNAPSHOT_RECORD_BYTES) {
+                entry.encode(&mut payload);
+            }
+            sequence += 1;
+            let mut frame = Vec::with_capacity(codec::frame_length(payload.len()));
+            codec::put_frame(&mut frame, sequence, &payload);
+            disk.write_at(&file, &frame, end as u64)?;
+            end += frame.len();
+            if entries.peek().is_none() {
+                break;
+            }
+        }
+        disk.write_at(&file, &header(sequence), 0)?;
+        let capacity = (end * ROOM).max(MIN_CAPACITY);
+        fill_with_zeros(disk, &file, end, capacity)?;
+        disk.sync(&file)?;
+        disk.rename(&unfinished, &path)?;
+        disk.sync_folders([&path])?;
+        Ok(Snapshot { file, end, capacity, sequence })
+    };
+    write().with_context(|| format!("cannot write `{}`", disk.shown(&path)))
+}
+
+fn header(sequence: u64) -> Vec<u8> {
+    let mut header = MAGIC.to_vec();
+    header.extend_from_slice(&VERSION.to_le_bytes());
+    header.extend_from_slice(&sequence.to_le_bytes());
+    header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
+    header
+}
+
+fn fill_with_zeros(disk: &Disk, file: &File, mut at: usize, end: usize) -> Result<()> {
+    let zeros = vec![0; SNAPSHOT_RECORD_BYTES];
+    while at < end {
+        let length = zeros.len().min(end - at);
+        disk.write_at(file, &zeros[..length], at as u64)?;
+        at += length;
+    }
+    Ok(())
+}
+
+/// Reads a ledger: what it knows, and the sequence number of its last record.
+fn read(disk: &Disk, path: &FilePath) -> Result<(State, u64)> {
+    let name = disk.shown(path);
+    let mut content = Vec::new();
+    let mut file = disk.open(path)?.with_context(|| format!("`{name}` has just gone"))?;
+    file.read_to_end(&mut content).with_context(|| format!("cannot read `{name}`"))?;
+    let damaged = |at: usize| {
+        Fatal::new(format!(
+            "`{name}` is damaged at byte {at}: restore `{FOLDER}` from a backup, or move it away together with the output to receive everything again"
+        ))
+    };
+    let header = content.get(..HEADER_BYTES).ok_or_else(|| damaged(0))?;
+    if !header.starts_with(MAGIC) {
+        return Err(damaged(0));
+    }
+    let version = u32::from_le_bytes(array(&header[MAGIC.len()..]));
+    if version > VERSION {
+        return Err(Fatal::new(format!(
+            "`{name}` has format {version}, and this version of fshipper reads up to {VERSION}: use the version that wrote it"
+        )));
+    }
+    let (summed, checksum) = header.split_at(HEADER_BYTES - 4);
+    if crc32c::crc32c(summed).to_le_bytes() != checksum {
+        return Err(damaged(0));
+    }
+    let complete_up_to = u64::from_le_bytes(array(&header[MAGIC.len() + 4..]));
+    let (mut state, mut sequence, mut at) = (State::default(), 0, HEADER_BYTES);
+    while let Some((found, payload)) = codec::take_frame(&content[at..]) {
+        if sequence != 0 && found != sequence + 1 {
+            return Err(damaged(at));
+        }
+        let mut reader = codec::Reader::new(payload);
+        while !reader.is_empty() {
+            let applied = Entry::decode(&mut reader).and_then(|entry| state.apply(entry));
+            applied.map_err(|_| damaged(at))?;
+        }
+        sequence = found;
+        at += codec::frame_length(payload.len());
+    }
+    let rest = &content[at..];
+    if sequence < complete_up_to || codec::holds_frame(rest, sequence) {
+        return Err(damaged(at));
+    }
+    if rest.iter().any(|byte| *byte != 0) {
+        tracing::debug!(path = name, at, "left out an unfinished record");
+    }
+    Ok((state, sequence))
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    std::array::from_fn(|index| bytes[index])
+}
+
+fn remove(disk: &Disk, path: &FilePath) -> Result<()> {
+    let Some(entry) = disk.stat(path)? else { return Ok(()) };
+    disk.remove(path, entry.inode)?;
+    Ok(())
+}
+
+fn ledger_path(number: u64) -> FilePath {
+    own(&format!("{NAME}{number:08}"))
+}
+
+/// A file in the folder of the sink's own; `.` is the folder itself.
+pub(super) fn own(name: &str) -> FilePath {
+    let path = if name == "." { FOLDER.to_owned() } else { format!("{FOLDER}/{name}") };
+    FilePath::from_bytes(path.as_bytes()).expect("a proper name")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! What a start does before anything is written: it finishes or undoes what a crash interrupted, and brings
+//! every file to its committed length.
+
+use anyhow::{Context as _, Result};
+
+use super::compress;
+use super::disk::{Disk, inode_and_length};
+use super::ledger::{Entry, FileRecord, Intent, Ledger, Stage};
+use super::names::FilePath;
+use super::outputs::Outputs;
+
+/// Finishes or undoes what the ledger says was about to happen.
+pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
+    let intents: Vec<_> = ledger.state().intents.iter().map(|(id, intent)| (*id, intent.clone())).collect();
+    let mut entries = Vec::new();
+    for (id, intent) in intents {
+        let record = ledger.state().files.get(&id).cloned();
+        let entry = match (intent, record) {
+            (Intent::Create(new), _) => {
+                undo_creation(disk, ledger, &new.path)?;
+                Entry::Withdraw(id)
+            }
+            (Intent::Adopt(found), _) => {
+                cut(disk, &found)?;
+                Entry::Withdraw(id)
+            }
+            (Intent::Rotate { to, period_end }, Some(record)) => {
+                finish_rotation(disk, &record, to, period_end)?
+                    .map_or(Entry::Withdraw(id), |record| Entry::File(id, record))
+            }
+            (Intent::Compress { to, inode, length }, Some(record)) => {
+                let copy = FileRecord { path: to, inode, length, stage: Stage::Compressed, ..record.clone() };
+                match has_inode(disk, &copy.path, inode)? {
+                    true => {
+                        disk.remove(&record.path, record.inode)?;
+                        disk.sync_folder_of(&copy.path)?;
+                        Entry::File(id, copy)
+                    }
+                    false => Entry::Withdraw(id),
+                }
+            }
+            (Intent::Delete, Some(record)) => {
+                if disk.remove(&record.path, record.inode)? {
+                    disk.sync_folder_of(&record.path)?;
+                }
+                Entry::Forget(id)
+            }
+            (_, None) => Entry::Withdraw(id),
+        };
+        entries.push(entry);
+    }
+    ledger.append(&mut entries)?;
+    compress::remove_leftovers(disk)
+}
+
+/// Removes a file that was created and never recorded; of ours that stands at the path it is none.
+fn undo_creation(disk: &Disk, ledger: &Ledger, path: &FilePath) -> Result<()> {
+    let Some(entry) = disk.stat(path)? else { return Ok(()) };
+    let state = ledger.state();
+    let known = state.paths.get(path).and_then(|id| state.files.get(id));
+    if known.is_some_and(|record| record.inode == entry.inode) {
+        return Ok(());
+    }
+    tracing::debug!(path = %disk.shown(path), bytes = entry.length, "removing a file that was never committed");
+    if disk.remove(path, entry.inode)? {
+        disk.sync_folder_of(path)?;
+    }
+    Ok(())
+}
+
+/// The file as it is after its rotation; `None` when the rename did not happen.
+fn finish_rotation(
+    disk: &Disk,
+    record: &FileRecord,
+    to: FilePath,
+    period_end: i64,
+) -> Result<Option<FileRecord>> {
+    if !has_inode(disk, &to, record.inode)? {
+        return Ok(None);
+    }
+    // Where a file system cannot rename without replacing, a file may have both names for a moment.
+    disk.remove(&record.path, record.inode)?;
+    disk.sync_folder_of(&to)?;
+    let period = (record.period.0, period_end);
+    Ok(Some(FileRecord { path: to, period, stage: Stage::Rotated, ..record.clone() }))
+}
+
+fn has_inode(disk: &Disk, path: &FilePath, inode: u64) -> Result<bool> {
+    Ok(disk.stat(path)?.is_some_and(|entry| entry.inode == inode))
+}
+
+/// Brings the files that lines still go to to their committed lengths, and finds out which of them others
+/// have renamed, deleted or cut in the meantime.
+pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut Outputs) -> Result<()> {
+    let mut gone = Vec::new();
+    for (id, record) in ledger.state().files.iter().filter(|(_, record)| record.stage == Stage::Active) {
+        let Some(output) = outputs.of_family(&record.family) else { continue };
+        let path = disk.shown(&record.path);
+        match disk.stat(&record.path)? {
+            Some(entry) if entry.inode == record.inode && entry.length < record.length => {
+                outputs.get_mut(output).held = Some(format!(
+                    "`{path}` holds {} bytes of the {} that were committed: the disk has lost some, or somebody has cut it; restore it, or move it away to go on in a new one",
+                    entry.length, record.length
+                ));
+            }
+            Some(entry) if entry.inode == record.inode => cut(disk, record)?,
+            there => {
+                let moved_to = find_beside(disk, record)?;
+                match (&moved_to, there) {
+                    (Some(to), _) => {
+                        let to = disk.shown(to);
+                        tracing::info!(
+                            "`{path}` was rotated to `{to}` by somebody else: going on in a new file"
+                        );
+                    }
+                    (None, Some(_)) => {
+                        tracing::warn!("`{path}` was replaced by somebody else: going on in what is there")
+                    }
+                    (None, None) => {
+                        tracing::warn!("`{path}` has gone: going on in a new file, after what was committed")
+                    }
+                }
+                if let Some(path) = moved_to {
+                    cut(disk, &FileRecord { path, ..record.clone() })?;
+                }
+                outputs.get_mut(output).active = None;
+                gone.push(Entry::Forget(*id));
+            }
+        }
+    }
+    ledger.append(&mut gone)
+}
+
+/// Cuts off what was written and never committed.
+fn cut(disk: &Disk, record: &FileRecord) -> Result<()> {
+    let Some(entry) = disk.stat(&record.path)? else { return Ok(()) };
+    if entry.inode != record.inode || entry.length <= record.length {
+        return Ok(());
+    }
+    let path = disk.shown(&record.path);
+    let file = disk.open(&record.path)?.with_context(|| format!("`{path}` has just gone"))?;
+    if inode_and_length(&file)?.0 != record.inode {
+        return Ok(());
+    }
+    tracing::debug!(path, from = entry.length, to = record.length, "cutting off what was never committed");
+    disk.truncate(&file, record.length).with_context(|| format!("cannot cut `{path}`"))
+}
+
+/// The file under another name of the same folder.
+fn find_beside(disk: &Disk, record: &FileRecord) -> Result<Option<FilePath>> {
+    for path in disk.list_beside(&record.path)? {
+        if disk.stat(&path)?.is_some_and(|entry| entry.is_file && entry.inode == record.inode) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}

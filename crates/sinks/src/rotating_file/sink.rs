@@ -1,0 +1,221 @@
+//! The async face of the sink: [`RunningFiles`], and the thread behind it.
+//!
+//! The thread owns the [`Writer`]. Batches go to it through a bounded queue, so that the pump does not wait
+//! for the disk; what waits there keeps its share of the hop's byte budget. The thread takes what there is
+//! and writes it out as soon as nothing more waits: small batches become large writes under load, and are in
+//! their file within a fraction of a millisecond otherwise.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use fshipper_pipeline::{Batch, Checkpoint, Context, Origin, Sink, Written, async_trait};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::spawn_blocking;
+
+use super::commit::Claims;
+use super::config::Plan;
+use super::stop::Stop;
+use super::writer::Writer;
+
+/// The running sink.
+struct RunningFiles {
+    jobs: SyncSender<Job>,
+    /// One permit for each place in the queue, so that sending never blocks.
+    places: Arc<Semaphore>,
+    /// What the ledger held when the sink was opened.
+    restored: Option<Checkpoint>,
+    /// The origins whose first batch of this session was taken. A first batch is answered: then most of what
+    /// can be wrong with an origin's folder is known before anything of it is taken.
+    seen: HashSet<Origin>,
+    held: Vec<(Origin, String)>,
+    hangups: watch::Receiver<u64>,
+    stop: Arc<Stop>,
+    /// Why the thread ended.
+    failure: oneshot::Receiver<anyhow::Error>,
+}
+
+enum Job {
+    Write { batch: Batch, answer: Option<oneshot::Sender<Written>>, place: OwnedSemaphorePermit },
+    Commit { claims: Claims, hangup: bool, answer: oneshot::Sender<Vec<(Origin, String)>> },
+}
+
+/// So many batches wait at most; the hop's budget bounds their bytes.
+const QUEUE_LENGTH: usize = 256;
+
+/// How often old files are looked for when nothing rotates.
+const LOOK_FOR_OLD_FILES_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often to look whether a file is compressed.
+const LOOK_FOR_COMPRESSED_EVERY: Duration = Duration::from_millis(100);
+
+/// Opens the sink.
+pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> {
+    let (stop, pipeline) = (Arc::new(Stop::default()), context.settings.name.clone());
+    let writer_stop = stop.clone();
+    let writer = spawn_blocking(move || Writer::open(plan, &pipeline, writer_stop)).await??;
+    let restored = Some(writer.checkpoint().clone());
+    // Besides the batches, one commit can wait.
+    let (jobs, queue) = sync_channel(QUEUE_LENGTH + 1);
+    let (failed, failure) = oneshot::channel();
+    let thread_stop = stop.clone();
+    thread::Builder::new()
+        .name("rotating_file".to_owned())
+        .spawn(move || {
+            if let Err(error) = run(writer, &queue, &thread_stop) {
+                // Whoever dropped the sink does not ask.
+                let _ = failed.send(error);
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(Box::new(RunningFiles {
+        jobs,
+        places: Arc::new(Semaphore::new(QUEUE_LENGTH)),
+        restored,
+        seen: HashSet::new(),
+        held: Vec::new(),
+        hangups: context.hangups,
+        stop,
+        failure,
+    }))
+}
+
+#[async_trait]
+impl Sink for RunningFiles {
+    async fn restore(&mut self) -> Result<Option<Checkpoint>> {
+        self.restored.take().map(Some).context("a sink is restored once")
+    }
+
+    async fn write(&mut self, batch: Batch) -> Result<Written> {
+        let place = self.places.clone().acquire_owned().await?;
+        if self.seen.contains(&batch.origin) {
+            return match self.jobs.send(Job::Write { batch, answer: None, place }) {
+                Ok(()) => Ok(Written::Accepted),
+                Err(_) => Err(self.failure().await),
+            };
+        }
+        let (answer, written) = oneshot::channel();
+        let origin = batch.origin.clone();
+        // A thread that has ended drops the answer too.
+        let _ = self.jobs.send(Job::Write { batch, answer: Some(answer), place });
+        let Ok(written) = written.await else { return Err(self.failure().await) };
+        if written == Written::Accepted {
+            self.seen.insert(origin);
+        }
+        Ok(written)
+    }
+
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let hangup = self.hangups.has_changed().unwrap_or(false);
+        if hangup {
+            self.hangups.mark_unchanged();
+        }
+        let (answer, committed) = oneshot::channel();
+        // A thread that has ended drops the answer too.
+        let _ = self.jobs.send(Job::Commit { claims: Claims::of(checkpoint), hangup, answer });
+        match committed.await {
+            Ok(held) => {
+                self.held = held;
+                Ok(())
+            }
+            Err(_) => Err(self.failure().await),
+        }
+    }
+
+    fn held(&mut self) -> Vec<(Origin, String)> {
+        let held = std::mem::take(&mut self.held);
+        for (origin, _) in &held {
+            self.seen.remove(origin);
+        }
+        held
+    }
+}
+
+impl RunningFiles {
+    /// Why the thread ended. Called when it did.
+    async fn failure(&mut self) -> anyhow::Error {
+        match (&mut self.failure).await {
+            Ok(error) => error,
+            Err(_) => anyhow!("the thread of the sink has ended"),
+        }
+    }
+}
+
+impl Drop for RunningFiles {
+    /// What waits does not count: everything that does is committed.
+    fn drop(&mut self) {
+        self.stop.set();
+    }
+}
+
+/// The thread.
+fn run(mut writer: Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
+    let mut look_at = Instant::now();
+    // The shares of the byte budget of what the writer holds in memory.
+    let mut leases = Vec::new();
+    loop {
+        let job = match queue.try_recv() {
+            Ok(job) => Some(job),
+            Err(TryRecvError::Disconnected) => return Ok(()),
+            Err(TryRecvError::Empty) => {
+                let idle = if writer.is_compressing() {
+                    LOOK_FOR_COMPRESSED_EVERY
+                } else {
+                    look_at.saturating_duration_since(Instant::now())
+                };
+                match queue.recv_timeout(writer.write_out_in().unwrap_or(idle)) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                }
+            }
+        };
+        if stop.is_set() {
+            return Ok(());
+        }
+        let look_now = match job {
+            Some(Job::Write { batch, answer, place }) => {
+                drop(place);
+                let written = writer.accept(&batch, answer.is_some())?;
+                leases.extend(batch.lease);
+                if let Some(answer) = answer {
+                    // Whoever gave up draining does not ask.
+                    let _ = answer.send(written);
+                }
+                false
+            }
+            Some(Job::Commit { claims, hangup, answer }) => {
+                let held = writer.commit(claims, hangup)?;
+                // Whoever gave up draining does not ask.
+                let _ = answer.send(held);
+                true
+            }
+            None if writer.write_out_in().is_some() => {
+                writer.flush()?;
+                false
+            }
+            None => true,
+        };
+        if writer.write_out_in().is_none() {
+            leases.clear();
+        }
+        if look_now {
+            writer.maintain(&mut look_at)?;
+        }
+    }
+}
+
+impl Writer {
+    /// Deletes and compresses old files, as far as it is time.
+    fn maintain(&mut self, look_at: &mut Instant) -> Result<()> {
+        let now = Instant::now();
+        if self.retention_due || now >= *look_at {
+            *look_at = now + LOOK_FOR_OLD_FILES_EVERY;
+            self.delete_old()?;
+        }
+        self.compress()
+    }
+}

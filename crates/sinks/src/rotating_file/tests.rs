@@ -1,0 +1,8 @@
+//! The sink as a whole: what is in the files after everything that can happen.
+
+mod bench;
+mod crash;
+mod names;
+mod others;
+mod room;
+mod sink;

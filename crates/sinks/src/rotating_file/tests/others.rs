@@ -1,0 +1,253 @@
+//! What others do to the files, and logs that share one.
+
+use std::fs;
+use std::io::Write;
+
+use fshipper_pipeline::{Batch, Epoch, Written};
+
+use super::bench::{Bench, data, day, origin};
+use crate::rotating_file::commit::Claims;
+use crate::rotating_file::outputs::losses_path;
+
+#[test]
+fn lines_of_several_logs_stay_whole_in_a_shared_file() {
+    let bench = Bench::new("all.log", "");
+    let (one, two) = (origin("h", "/one"), origin("h", "/two"));
+    let mut session = bench.open();
+    session.write(&one, "one begins", day(0));
+    session.write(&one, " and goes on", day(0));
+    session.commit();
+    drop(session);
+    let mut session = bench.open();
+    session.write(&one, " after a start\nanother", day(0));
+    session.write(&two, "two\n", day(0));
+    session.write(&one, " part\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("all.log"), "one begins and goes on after a start\nanother\ntwo\n part\n");
+}
+
+#[test]
+fn a_file_that_was_there_before_is_followed_and_its_last_line_ended() {
+    let bench = Bench::new("all.log", "");
+    fs::write(bench.path("all.log"), "not ours").unwrap();
+    let mut session = bench.open();
+    session.write(&origin("h", "/f"), "ours\n", day(0));
+    drop(session);
+    assert_eq!(bench.open().end(&origin("h", "/f")), 0);
+    assert_eq!(bench.read("all.log"), "not ours", "nothing was committed");
+    let mut session = bench.open();
+    session.write(&origin("h", "/f"), "ours\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("all.log"), "not ours\nours\n");
+}
+
+#[test]
+fn a_file_that_others_rename_is_finished_and_a_new_one_begins() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    session.commit();
+    fs::rename(bench.path("h/f"), bench.path("h/f.1")).unwrap();
+    // Not yet noticed: looked at with each commit.
+    session.write(&log, "two\n", day(0));
+    session.commit();
+    session.write(&log, "three\n", day(0));
+    session.commit();
+    assert_eq!((bench.read("h/f.1").as_str(), bench.read("h/f").as_str()), ("one\ntwo\n", "three\n"));
+}
+
+#[test]
+fn a_hangup_reopens_files_that_nothing_was_written_to() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    session.commit();
+    fs::rename(bench.path("h/f"), bench.path("h/f.1")).unwrap();
+    fs::write(bench.path("h/f"), "").unwrap();
+    session.writer.commit(Claims::of(&session.checkpoint), true).unwrap();
+    session.write(&log, "two\n", day(0));
+    session.commit();
+    assert_eq!((bench.read("h/f.1").as_str(), bench.read("h/f").as_str()), ("one\n", "two\n"));
+}
+
+#[test]
+fn a_file_renamed_or_deleted_in_the_meantime_is_followed_by_a_new_one() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, gone) = (origin("h", "/f"), origin("h", "/gone"));
+    let mut session = bench.open();
+    session.write(&log, "one\n", day(0));
+    session.write(&gone, "one\n", day(0));
+    session.commit();
+    session.write(&log, "not committed\n", day(0));
+    session.writer.flush().unwrap();
+    drop(session);
+    fs::rename(bench.path("h/f"), bench.path("h/f.1")).unwrap();
+    fs::remove_file(bench.path("h/gone")).unwrap();
+    let mut session = bench.open();
+    assert_eq!(bench.read("h/f.1"), "one\n", "what was not committed comes again");
+    session.write(&log, "two\n", day(0));
+    session.write(&gone, "two\n", day(0));
+    session.commit();
+    assert_eq!((bench.read("h/f").as_str(), bench.read("h/gone").as_str()), ("two\n", "two\n"));
+}
+
+#[test]
+fn a_file_shorter_than_committed_is_not_touched_and_only_its_log_waits() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (cut, other) = (origin("h", "/cut"), origin("h", "/other"));
+    let mut session = bench.open();
+    session.write(&cut, "one\ntwo\n", day(0));
+    session.commit();
+    drop(session);
+    fs::OpenOptions::new().write(true).open(bench.path("h/cut")).unwrap().set_len(4).unwrap();
+    let mut session = bench.open();
+    let Written::Held(reason) = session.write(&cut, "three\n", day(0)) else { panic!("it goes on") };
+    assert!(reason.contains("h/cut` holds 4 bytes of the 8 that were committed"), "{reason}");
+    assert_eq!(session.write(&other, "fine\n", day(0)), Written::Accepted);
+    session.commit();
+    assert_eq!((bench.read("h/cut").as_str(), bench.read("h/other").as_str()), ("one\n", "fine\n"));
+    drop(session);
+    fs::remove_file(bench.path("h/cut")).unwrap();
+    let mut session = bench.open();
+    assert_eq!(session.write(&cut, "three\n", day(0)), Written::Accepted);
+}
+
+#[test]
+fn a_file_cut_while_it_is_written_to_fails_the_commit() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    session.commit();
+    fs::OpenOptions::new().write(true).open(bench.path("h/f")).unwrap().set_len(0).unwrap();
+    session.write(&log, "two\n", day(0));
+    let error = session.try_commit().unwrap_err();
+    assert!(error.to_string().contains("was cut by somebody else"), "{error:#}");
+}
+
+#[test]
+fn bytes_that_others_append_stay() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    session.writer.flush().unwrap();
+    let mut file = fs::OpenOptions::new().append(true).open(bench.path("h/f")).unwrap();
+    file.write_all(b"foreign\n").unwrap();
+    session.commit();
+    drop(session);
+    let mut session = bench.open();
+    session.write(&log, "two\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("h/f"), "one\nforeign\ntwo\n");
+}
+
+#[test]
+fn a_symbolic_link_is_not_followed_and_only_its_log_waits() {
+    let bench = Bench::new("{host}/{file}", "");
+    let outside = super::bench::folder();
+    std::os::unix::fs::symlink(outside.path(), bench.path("evil")).unwrap();
+    let mut session = bench.open();
+    let Written::Held(reason) = session.write(&origin("evil", "/f"), "x\n", day(0)) else {
+        panic!("it wrote")
+    };
+    assert!(reason.contains("symbolic link"), "{reason}");
+    assert_eq!(session.write(&origin("good", "/f"), "x\n", day(0)), Written::Accepted);
+    session.commit();
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert_eq!(session.writer.checkpoint().len(), 1);
+}
+
+#[test]
+fn a_folder_in_the_way_holds_its_log_and_lets_it_go_when_it_has_gone() {
+    let bench = Bench::new("{host}/{file}", "");
+    fs::create_dir_all(bench.path("h/f")).unwrap();
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    let Written::Held(reason) = session.write(&log, "x\n", day(0)) else { panic!("it wrote") };
+    assert!(reason.contains("is a folder where a file should be"), "{reason}");
+    session.commit();
+    fs::remove_dir(bench.path("h/f")).unwrap();
+    assert_eq!(session.write(&log, "x\n", day(0)), Written::Accepted);
+    session.commit();
+    assert_eq!(bench.read("h/f"), "x\n");
+}
+
+#[test]
+fn a_log_that_turns_out_to_be_impossible_claims_nothing_and_moves_no_cursor() {
+    let bench = Bench::new("{host}/{file}.%Y%m%d", "");
+    let (bad, good) = (origin("bad", "/f"), origin("good", "/f"));
+    let mut session = bench.open();
+    session.write(&bad, "one\n", day(0));
+    session.write(&good, "one\n", day(0));
+    session.cursor(1);
+    session.commit();
+    let before = session.writer.checkpoint().clone();
+    // The next file of `bad` cannot be created: it is found out after the pump went on.
+    session.write(&bad, "two\n", day(1));
+    fs::remove_dir_all(bench.path("bad")).unwrap();
+    fs::write(bench.path("bad"), "in the way").unwrap();
+    session.write(&good, "two\n", day(1));
+    session.cursor(2);
+    let held = session.try_commit().unwrap();
+    assert_eq!(held.iter().map(|(origin, _)| origin).collect::<Vec<_>>(), [&bad]);
+    let after = session.writer.checkpoint();
+    assert_eq!(after.position(&bad), before.position(&bad));
+    assert_eq!(after.position(&good).unwrap().offset, 8);
+    assert!(after.cursors().eq(before.cursors()), "the cursor stays below what is held");
+
+    fs::remove_file(bench.path("bad")).unwrap();
+    drop(session);
+    let mut session = bench.open();
+    session.write(&bad, "two\n", day(1));
+    session.commit();
+    assert_eq!(bench.read("bad/f.20261102"), "two\n");
+}
+
+#[test]
+fn a_claim_of_bytes_that_were_never_written_is_refused() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    session.checkpoint.advance(&data(&log, 4, "two\n", day(0)));
+    assert!(session.try_commit().unwrap_err().to_string().contains("further than was written"));
+    drop(session);
+
+    let mut session = bench.open();
+    session.checkpoint.advance(&data(&origin("h", "/other"), 0, "two\n", day(0)));
+    assert!(session.try_commit().unwrap_err().to_string().contains("never wrote any"));
+}
+
+#[test]
+fn a_batch_that_does_not_continue_its_log_is_refused() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    for start in [0, 3, 5] {
+        let error = session.writer.accept(&data(&log, start, "x\n", day(0)), true).unwrap_err();
+        assert!(error.to_string().contains("the sink stands at 4"), "{error}");
+    }
+}
+
+#[test]
+fn a_loss_is_noted_once_and_ends_an_unfinished_line() {
+    let bench = Bench::new("{host}/{file}", "");
+    let log = origin("h", "/f");
+    let loss = |start| {
+        let mut loss = Batch::loss(log.clone(), Epoch(1), start, 100, "deleted\nbefore it was read");
+        loss.time = day(0);
+        loss
+    };
+    let mut session = bench.open();
+    session.write(&log, "unfinished", day(0));
+    session.feed(loss(10)).unwrap();
+    session.writer.flush().unwrap();
+    drop(session);
+    let mut session = bench.open();
+    assert_eq!(bench.losses(), "", "nothing was committed");
+    session.write(&log, "unfinished", day(0));
+    session.feed(loss(10)).unwrap();
+    assert_eq!(session.end(&log), 110);
+    session.write(&log, "after\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("h/f"), "unfinished\nafter\n");
+    let expected = "2026-11-01T12:00:00Z h:/f epoch 0000000000000001 offset 10: lost 100 bytes: deleted\\nbefore it was read\n";
+    assert_eq!(bench.losses(), expected, "in {}", losses_path());
+}

@@ -1,0 +1,59 @@
+//! The source `file_tail`: log files as they grow, through every rotation, without a byte lost or doubled.
+//!
+//! A log is everything that was and will be written at one path: across renames, copies and truncations
+//! its bytes are one endless string, and each batch says which of them it holds. The receiving side keeps the
+//! position; this side keeps only which physical files a log consists of.
+//!
+//! From the outside in:
+//!
+//! - [`FileTail`]: the configuration;
+//! - `source`: the asynchronous side; `watch`: hints from the kernel, for speed alone;
+//! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch;
+//! - `restoring`: where each log stands at a start; `routing`: which log a path belongs to; `settling`: what
+//!   a log is read from, and what comes next;
+//! - `candidates`: which file on disk is which part of a log; `log`: how far one was read;
+//! - `discovery`: which files there are; `patterns`, `siblings`: what their names mean;
+//! - `identity`: how a file is known again; `state`, `place`: what is remembered of it, here and there.
+//!
+//! What it does where users often ask:
+//!
+//! - A renamed or deleted file is read until it has not grown for `rotate_wait`; only then the next one
+//!   begins. While the next one is empty, the renamed one is read on for as long as it exists.
+//! - A last line without an end is held back until it gets one, or its file is finished: then the next
+//!   file's first line joins it, as `cat` would join them. With `--once` it is shipped at the end of the file;
+//!   whatever is appended to it later continues there.
+//! - Copied and truncated, or rewritten in place: the first byte of the new content follows the last byte
+//!   read of the old one. What was not read is taken from the copy, if there is one beside it, and else
+//!   recorded as a loss.
+//! - A file replaced by one that begins with the same bytes, as far as they were read, is continued.
+//! - `app.log.1`, `app.log-20261123` and the like belong to `app.log`, when that exists. Selected by a
+//!   pattern, they are its earlier files, oldest first; not selected, they only serve to finish what was
+//!   begun, and to bridge several rotations that nobody saw. One that is older than what was read is left
+//!   alone.
+//! - A name may be anything, and any bytes are bytes. FIFOs, sockets and devices are never opened.
+//! - Bytes appended to a rotated file after the next one began are not seen: `rotate_wait` must cover its
+//!   writer.
+//!
+//! Left out on purpose: the content of compressed siblings (`app.log.2.gz`), encodings and multi-line events.
+//! A compressed file whose name is no sibling's is shipped as it is.
+
+mod candidates;
+mod config;
+mod discovery;
+mod identity;
+mod log;
+mod patterns;
+mod place;
+mod restoring;
+mod routing;
+mod settling;
+mod siblings;
+mod source;
+mod state;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod watch;
+
+pub use config::{FileTail, StartAt};

@@ -1,0 +1,165 @@
+//! The `[source]` table of `file_tail`: [`FileTail`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use fshipper_pipeline::config::{OneOrMany, Period, Size};
+use fshipper_pipeline::{Checkpoint, Context, Invalid, Settings, Source, SourceConfig};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::log::Now;
+use super::patterns::{self, Patterns};
+use super::source::TailSource;
+use super::tail::{Options, TableOptions, Tail};
+use super::watch::LinemuxWatch;
+
+/// How long a renamed or deleted file is still read after its last growth, unless configured.
+const ROTATE_WAIT: Duration = Duration::from_secs(5);
+
+/// Reads log files as they grow, through every rotation.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileTail {
+    /// Which files: a glob or a list of globs. `*` and `?` stop at a slash, `**` stands for any number of
+    /// directories. A relative one starts in the current directory. Symbolic links to files are followed,
+    /// those to directories except below `**`.
+    pub include: OneOrMany,
+    /// Which of them not. A glob without a slash is matched against the file's name alone.
+    #[serde(default)]
+    pub exclude: OneOrMany,
+    /// Where to start in files that exist when the pipeline first starts: `beginning` or `end`. A file that
+    /// appears later is always read from its beginning.
+    #[serde(default)]
+    pub start_at: StartAt,
+    /// Longer lines travel in parts; their bytes arrive unchanged. Default and at most `max_batch_bytes`.
+    pub max_line_bytes: Option<Size>,
+    /// How long a renamed or deleted file is still read after its last growth. Default: 5s.
+    pub rotate_wait: Option<Period>,
+    /// Files that were last written longer ago are not started; those that were are read on. Default: none.
+    pub ignore_older: Option<Period>,
+}
+
+/// Where to start in files that exist when the pipeline first starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StartAt {
+    /// At their first byte.
+    #[default]
+    Beginning,
+    /// At the line that is being written.
+    End,
+}
+
+#[async_trait]
+impl SourceConfig for FileTail {
+    fn validate(&self, settings: &Settings) -> Result<(), Invalid> {
+        if self.include.as_slice().is_empty() {
+            let help = "name the files to read, such as \"/var/log/*.log\"";
+            return Err(Invalid::new("include", "no file is included").help(help));
+        }
+        check_patterns("include", &self.include)?;
+        check_patterns("exclude", &self.exclude)?;
+        match self.max_line_bytes {
+            Some(Size(0)) => Err(Invalid::new("max_line_bytes", "`0` leaves no room for a line")),
+            Some(Size(bytes)) if bytes > settings.max_batch_bytes as u64 => {
+                let limit = settings.max_batch_bytes;
+                let message = format!("`{bytes}` is more than `max_batch_bytes`, which is {limit}");
+                Err(Invalid::new("max_line_bytes", message)
+                    .help("longer lines arrive whole all the same: they travel in parts"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let include = self.include.as_slice().join(", ");
+        match self.exclude.as_slice() {
+            [] => include,
+            exclude => format!("{include} without {}", exclude.join(", ")),
+        }
+    }
+
+    async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
+        Self::open_all(std::slice::from_ref(self), from, context).await
+    }
+
+    /// All tables make one source with one state log.
+    async fn open_all(tables: &[Self], from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
+        let options = options(tables, &context.settings)?;
+        let watch = LinemuxWatch::start();
+        let hinted = watch.hinted();
+        let state_dir = context.state_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let now = Now { instant: Instant::now(), system: SystemTime::now() };
+            Tail::open(options, &state_dir, &from, Box::new(watch), now)
+        });
+        let tail = opened.await.context("the file reader stopped")??;
+        Ok(Box::new(TailSource::new(tail, hinted, context.once)))
+    }
+}
+
+fn check_patterns(key: &str, patterns: &OneOrMany) -> Result<(), Invalid> {
+    for (index, pattern) in patterns.as_slice().iter().enumerate() {
+        let key = match patterns {
+            OneOrMany::One(_) => key.to_owned(),
+            OneOrMany::Many(_) => format!("{key}[{index}]"),
+        };
+        patterns::check(pattern).map_err(|message| Invalid::new(key, message))?;
+    }
+    Ok(())
+}
+
+pub(super) fn options(tables: &[FileTail], settings: &Arc<Settings>) -> Result<Options> {
+    let lists = tables.iter().map(|table| (table.include.as_slice(), table.exclude.as_slice()));
+    let options = tables.iter().map(|table| {
+        let limit = settings.max_batch_bytes;
+        let max_line_bytes = table.max_line_bytes.map_or(limit, |Size(bytes)| limit.min(bytes as usize));
+        TableOptions {
+            start_at_end: table.start_at == StartAt::End,
+            max_line_bytes: max_line_bytes.max(1),
+            rotate_wait: table.rotate_wait.map_or(ROTATE_WAIT, |Period(wait)| wait),
+            ignore_older: table.ignore_older.map(|Period(limit)| limit),
+        }
+    });
+    Ok(Options {
+        host: settings.host.clone(),
+        max_batch_bytes: settings.max_batch_bytes,
+        tables: options.collect(),
+        patterns: Patterns::new(lists).context("cannot use the patterns of `file_tail`")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(include: &[&str], exclude: &[&str], max_line_bytes: Option<u64>) -> Result<(), String> {
+        let many = |list: &[&str]| OneOrMany::Many(list.iter().map(|text| text.to_string()).collect());
+        let table = FileTail {
+            include: many(include),
+            exclude: many(exclude),
+            start_at: StartAt::Beginning,
+            max_line_bytes: max_line_bytes.map(Size),
+            rotate_wait: None,
+            ignore_older: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let settings = fshipper_pipeline::testing::context(folder.path()).settings;
+        table.validate(&settings).map_err(|invalid| format!("{}: {}", invalid.key, invalid.message))
+    }
+
+    #[test]
+    fn names_what_makes_no_sense() {
+        assert_eq!(check(&["/var/log/**/*.log", "relative/*.log"], &["*.gz"], Some(1_000_000)), Ok(()));
+        assert_eq!(check(&[], &[], None).unwrap_err(), "include: no file is included");
+        let bad = check(&["/a", "/b/[x"], &[], None).unwrap_err();
+        assert!(bad.starts_with("include[1]: `/b/[x` is no pattern: "), "{bad}");
+        assert!(check(&["/a"], &["{a"], None).unwrap_err().starts_with("exclude[0]: "));
+        let long = check(&["/a"], &[], Some(1_000_001)).unwrap_err();
+        assert_eq!(long, "max_line_bytes: `1000001` is more than `max_batch_bytes`, which is 1000000");
+        assert!(check(&["/a"], &[], Some(0)).is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! Which files there are: [`Discovery`] lists the directories that the patterns can reach, again and again,
+//! and says what changed.
+//!
+//! A directory is looked at each [tick](super::tail) with one `stat` and listed only when its time of change
+//! moved. An error while listing is never taken for an empty directory.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use fshipper_pipeline::Complaint;
+
+use super::identity::{FileId, Stat};
+use super::patterns::{Patterns, Reach};
+use super::siblings;
+
+/// A directory that changed so shortly before it was listed may have changed again within the same tick of
+/// the file system's clock (up to two seconds on FAT): it is listed again.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
+
+/// After a listing, this many times as long must pass before the next one of the same directory: a million
+/// entries must not keep a core busy.
+const LISTING_PAUSE: u32 = 20;
+
+/// More directories than this are looked at in turns, a quarter at each tick.
+const DIRECTORIES_AT_ONCE: usize = 256;
+
+/// The directories and what they held when last listed.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    directories: HashMap<PathBuf, Directory>,
+    queue: Vec<PathBuf>,
+}
+
+/// Something happened at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) path: PathBuf,
+    /// The regular file that is there now.
+    pub(crate) now: Option<FileId>,
+}
+
+#[derive(Debug, Default)]
+struct Directory {
+    reach: Reach,
+    is_root: bool,
+    entries: BTreeMap<OsString, Entry>,
+    children: HashSet<PathBuf>,
+    changed: Option<(SystemTime, i64)>,
+    must_list: bool,
+    not_before: Option<Instant>,
+    complaint: Complaint,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    inode: u64,
+    file: Option<FileId>,
+}
+
+impl Discovery {
+    /// Starts at the roots of `patterns`; nothing is listed yet.
+    pub(crate) fn new(patterns: &Patterns) -> Self {
+        let mut discovery = Self { directories: HashMap::new(), queue: Vec::new() };
+        for (path, reach) in patterns.roots() {
+            let directory = Directory { reach: reach.clone(), is_root: true, ..Directory::default() };
+            discovery.directories.insert(path.clone(), directory);
+        }
+        discovery
+    }
+
+    /// Lists the directory of `path` at the next tick, whatever its time of change says.
+    pub(crate) fn look_again(&mut self, path: &Path) {
+        if let Some(directory) = path.parent().and_then(|parent| self.directories.get_mut(parent)) {
+            directory.must_list = true;
+            directory.not_before = None;
+        }
+    }
+
+    /// Lists every directory at the next tick.
+    pub(crate) fn look_everywhere(&mut self) {
+        self.queue = self.directories.keys().cloned().collect();
+        for directory in self.directories.values_mut() {
+            directory.must_list = true;
+        }
+    }
+
+    /// Looks at the directories whose turn it is. `is_wanted` says whether an inode belongs to a known log,
+    /// so that a file that was renamed out of the patterns is found as long as it stays in its directory.
+    pub(crate) fn tick(
+        &mut self,
+        patterns: &Patterns,
+        now: Instant,
+        is_wanted: &dyn Fn(u64) -> bool,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let must_list = self.directories.iter().filter(|(_, directory)| directory.must_list);
+        let mut due: Vec<PathBuf> = must_list.map(|(path, _)| path.clone()).collect();
+        if self.queue.is_empty() {
+            self.queue = self.directories.keys().cloned().collect();
+        }
+        let share = self.directories.len().div_ceil(4).max(DIRECTORIES_AT_ONCE).min(self.queue.len());
+        due.extend(self.queue.split_off(self.queue.len() - share));
+        // What a listing finds below is listed at once: a new tree must not take a tick for each level.
+        while let Some(path) = due.pop() {
+            self.look_at(&path, patterns, now, is_wanted, &mut changes, &mut due);
+        }
+        changes
+    }
+
+    fn look_at(
+        &mut self,
+        path: &Path,
+        patterns: &Patterns,
+        now: Instant,
+        is_wanted: &dyn Fn(u64) -> bool,
+        changes: &mut Vec<Change>,
+        due: &mut Vec<PathBuf>,
+    ) {
+        let Some(directory) = self.directories.get_mut(path) else { return };
+        let changed = match std::fs::metadata(path) {
+            Ok(metadata) => {
+                let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
+                (modified, metadata.ctime() << 30 | metadata.ctime_nsec())
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                self.forget(path, changes);
+                return;
+            }
+            Err(error) => {
+                directory.complain(path, &error);
+                return;
+            }
+        };
+        if directory.changed == Some(changed) && !directory.must_list {
+            return;
+        }
+        if directory.not_before.is_some_and(|not_before| now < not_before) {
+            return;
+        }
+        let started = Instant::now();
+        let listed_at = SystemTime::now();
+        match list(path, directory, patterns, is_wanted) {
+            Ok(listing) => {
+                directory.complaint.settle();
+                directory.must_list = false;
+                let is_settled = !listing.has_dangling_link
+                    && listed_at.duration_since(changed.0).is_ok_and(|age| age > CLOCK_GRAIN);
+                directory.changed = is_settled.then_some(changed);
+                let before = std::mem::replace(&mut directory.entries, listing.entries);
+                let after = &directory.entries;
+                let gone =
+                    before.iter().filter(|(name, entry)| entry.file.is_some() && !after.contains_key(*name));
+                changes.extend(gone.map(|(name, _)| Change { path: path.join(name), now: None }));
+                for (name, entry) in after {
+                    let was = before.get(name).and_then(|entry| entry.file);
+                    if was != entry.file {
+                        changes.push(Change { path: path.join(name), now: entry.file });
+                    }
+                }
+                let children: HashSet<PathBuf> =
+                    listing.children.iter().map(|(name, _)| path.join(name)).collect();
+                let lost: Vec<PathBuf> = directory.children.difference(&children).cloned().collect();
+                directory.children = children;
+                directory.not_before = Some(now + started.elapsed() * LISTING_PAUSE);
+                for child in lost {
+                    self.forget(&child, changes);
+                }
+                for (name, reach) in listing.children {
+                    let child = path.join(name);
+                    let directory = self.directories.entry(child.clone()).or_default();
+                    if directory.reach.join(&reach) {
+                        directory.must_list = true;
+                        due.push(child);
+                    }
+                }
+            }
+            Err(error) => {
+                directory.changed = Some(changed);
+                directory.must_list = !matches!(error.kind(), io::ErrorKind::PermissionDenied);
+                directory.complain(path, &error);
+            }
+        }
+    }
+
+    /// A directory is gone, and with it what was in it. A root stays: it may come back.
+    fn forget(&mut self, path: &Path, changes: &mut Vec<Change>) {
+        let Some(directory) = self.directories.get_mut(path) else { return };
+        let entries = std::mem::take(&mut directory.entries);
+        let children = std::mem::take(&mut directory.children);
+        directory.changed = None;
+        if !directory.is_root {
+            self.directories.remove(path);
+        }
+        let files = entries.into_iter().filter(|(_, entry)| entry.file.is_some());
+        changes.extend(files.map(|(name, _)| Change { path: path.join(name), now: None }));
+        for child in children {
+            self.forget(&child, changes);
+        }
+    }
+}
+
+impl Directory {
+    fn complain(&mut self, path: &Path, error: &io::Error) {
+        let path = path.display();
+        self.complaint.report(&error.to_string(), |problem| {
+            tracing::warn!("cannot list the directory `{path}`: {problem}; known files are read on");
+        });
+    }
+}
+
+struct Listing {
+    entries: BTreeMap<OsString, Entry>,
+    children: Vec<(OsString, Reach)>,
+    /// A link leads nowhere yet: what it leads to may appear without a trace in this directory.
+    has_dangling_link: bool,
+}
+
+/// Lists what may matter: files that a pattern selects, rotated siblings of such files, and wanted inodes.
+fn list(
+    path: &Path,
+    directory: &Directory,
+    patterns: &Patterns,
+    is_wanted: &dyn Fn(u64) -> bool,
+) -> io::Result<Listing> {
+    let mut listing = Listing { entries: BTreeMap::new(), children: Vec::new(), has_dangling_link: false };
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let (name, inode) = (entry.file_name(), entry.ino());
+        let kind = match entry.file_type() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            kind => kind?,
+        };
+        let is_link = kind.is_symlink();
+        if (kind.is_dir() || is_link)
+            && let Some(reach) = patterns.descend(&directory.reach, &name, is_link)
+            && (!is_link || std::fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir()))
+        {
+            listing.children.push((name, reach));
+            continue;
+        }
+        let file = entry.path();
+        let is_selected = patterns.owner(&file).is_some();
+        let matters = is_selected || is_wanted(inode) || is_sibling_of_selected(&file, patterns);
+        if kind.is_dir() || !matters {
+            continue;
+        }
+        // The target of a link can change without a trace in this directory.
+        let known = directory.entries.get(&name).filter(|known| known.inode == inode);
+        let entry = match known {
+            Some(known) if !is_link => *known,
+            _ => Entry { inode, file: look_at_file(&file, known, is_selected) },
+        };
+        listing.has_dangling_link |= is_link && entry.file.is_none();
+        listing.entries.insert(name, entry);
+    }
+    Ok(listing)
+}
+
+fn is_sibling_of_selected(path: &Path, patterns: &Patterns) -> bool {
+    siblings::primaries(path).iter().any(|(primary, _)| patterns.owner(primary).is_some())
+}
+
+/// The regular file at `path`. What is none is reported when it is news.
+fn look_at_file(path: &Path, known: Option<&Entry>, is_selected: bool) -> Option<FileId> {
+    let is_news = is_selected && known.is_none();
+    match Stat::of_path(path) {
+        Ok(stat) if stat.regular => Some(stat.id),
+        Ok(_) => {
+            if is_news {
+                tracing::warn!("`{}` is no regular file: it is not read", path.display());
+            }
+            None
+        }
+        // Gone since it was listed, or a link that leads nowhere.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            if is_news {
+                tracing::warn!("cannot look at `{}`: {error}; it is tried again", path.display());
+            }
+            known.and_then(|known| known.file)
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! One log and how far it has been read: [`Log`].
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use fshipper_pipeline::{Batch, Complaint, Epoch, Origin, Position};
+
+use super::identity::{FileId, Marker, Stat};
+use super::place::Place;
+use super::state::{Generation, Known};
+
+/// Finished generations beyond this many are forgotten, the oldest first. Files older than the one that is
+/// being read are never taken for new ones, so this matters only after a rotation in which that one vanished.
+const MAX_GENERATIONS: usize = 128;
+
+/// The time, read once for everything that happens together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    pub(crate) system: SystemTime,
+}
+
+/// A log: the files that were, are and will be at one path, as one endless string of bytes.
+///
+/// ```text
+///   generation 0      generation 1        generation 2 = current
+/// ├─────────────────┼───────────────────┼──────────────●┄┄┄┄┄┄┄
+/// 0                 base                base           offset
+/// ```
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) origin: Origin,
+    pub(crate) path: PathBuf,
+    /// Which `[[source]]` table owns it.
+    pub(crate) table: usize,
+    pub(crate) epoch: Epoch,
+    /// Oldest first. Empty until the first file holds a byte.
+    pub(crate) generations: Vec<Generation>,
+    /// Which of them is being read.
+    pub(crate) current: usize,
+    /// The next byte.
+    pub(crate) offset: u64,
+    /// An offset of the current generation at or before which the content is known, and the marker there.
+    pub(crate) mark: Option<(u64, Marker)>,
+    pub(crate) stage: Stage,
+    /// Paths besides its own that may hold files of this log: rotated siblings, files followed by a rename.
+    pub(crate) members: BTreeSet<PathBuf>,
+    /// Files among them that need not be looked into again: they hold nothing new.
+    pub(crate) passed: HashSet<FileId>,
+    /// Files that come after the current one, held open so that deleting them loses nothing.
+    pub(crate) held: Vec<Held>,
+    /// Losses, before anything that is read later.
+    pub(crate) outbox: VecDeque<Batch>,
+    /// The file that was read last; it differs from the generation's when a copy had to do.
+    pub(crate) last_read: Option<FileId>,
+    /// A file that held the current generation and was cut or overwritten: it is not looked into again.
+    pub(crate) replaced: Option<FileId>,
+    /// Where the current generation ended when its file was last seen.
+    pub(crate) seen_end: Option<u64>,
+    /// What its own path looked like at the last look.
+    pub(crate) last_look: Option<(FileId, u64, SystemTime)>,
+    /// Whether its earlier generations are unknown: the state log was lost.
+    pub(crate) is_rebuilt: bool,
+    pub(crate) is_ready: bool,
+    pub(crate) complaint: Complaint,
+}
+
+/// What is being done with a log.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// The current generation's file must be found.
+    Locate,
+    /// It is being read.
+    Reading(Reading),
+    /// It is finished, or there is none yet: the next one is awaited.
+    Over,
+}
+
+/// The file that is being read.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// Where it was last seen.
+    pub(crate) path: PathBuf,
+    pub(crate) id: FileId,
+    /// Closed while there is nothing to read, when many are open.
+    pub(crate) file: Option<File>,
+    pub(crate) whereabouts: Whereabouts,
+    pub(crate) size: u64,
+    /// Its size when it was last known to hold what was read of it.
+    pub(crate) sound_size: u64,
+    pub(crate) modified: SystemTime,
+    /// Since when it is at no path that is listed.
+    pub(crate) gone_since: Option<Instant>,
+    /// When it last grew.
+    pub(crate) grown: Instant,
+    /// Up to this byte of the file no line ends.
+    pub(crate) scanned: u64,
+    /// With `--once`: as much as there was when the end came.
+    pub(crate) stop_at: Option<u64>,
+    /// When it was last used, for closing the one that was not used for longest.
+    pub(crate) used: u64,
+}
+
+/// Where a file is that is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// At the log's own path.
+    Home,
+    /// Renamed.
+    Moved,
+    /// At no path that is listed: deleted, or moved elsewhere.
+    Gone,
+    /// It is a copy of a file that was truncated or deleted, and does not grow.
+    Copy,
+}
+
+/// A file that is held open until its turn comes.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) id: FileId,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<File>,
+}
+
+impl Log {
+    /// A log of which nothing was read yet.
+    pub(crate) fn new(origin: Origin, path: &Path, table: usize) -> Self {
+        Self {
+            origin,
+            path: path.to_owned(),
+            table,
+            epoch: Epoch::random(),
+            generations: Vec::new(),
+            current: 0,
+            offset: 0,
+            mark: None,
+            stage: Stage::Over,
+            members: BTreeSet::new(),
+            passed: HashSet::new(),
+            held: Vec::new(),
+            outbox: VecDeque::new(),
+            last_read: None,
+            replaced: None,
+            seen_end: None,
+            last_look: None,
+            is_rebuilt: false,
+            is_ready: false,
+            complaint: Complaint::default(),
+        }
+    }
+
+    /// Continues where the receiving side ends: `position` is its word, `known` what the state log holds of
+    /// the same epoch.
+    pub(crate) fn resume(&mut self, known: Option<Known>, position: Option<&Position>) {
+        self.is_rebuilt = known.is_none();
+        if let Some(known) = known {
+            self.epoch = known.epoch;
+            self.generations = known.generations;
+        }
+        let place = position.and_then(|position| Place::decode(&position.place));
+        if let Some(position) = position {
+            self.epoch = position.epoch;
+            self.offset = position.offset;
+        }
+        if let Some(place) = place {
+            self.adopt(&place);
+        }
+        self.generations.sort_by_key(|generation| generation.base);
+        let begun = self.generations.iter().rposition(|generation| generation.base <= self.offset);
+        self.current = begun.unwrap_or(0);
+        let is_over =
+            |generation: &Generation| matches!(generation.end, Some((end, _)) if end == self.offset);
+        let is_last = self.current + 1 == self.generations.len();
+        self.stage = match self.generations.get(self.current) {
+            Some(generation) if !(is_last && is_over(generation)) => Stage::Locate,
+            _ => Stage::Over,
+        };
+        if let (Some(place), Some(generation)) = (place, self.generations.get(self.current))
+            && place.base == generation.base
+            && place.skip == generation.skip
+        {
+            self.mark = place.marker.map(|marker| (place.end, marker));
+        }
+        self.prune();
+    }
+
+    /// Adds the generation that a place describes, or what is newer in it, to those of the state log.
+    fn adopt(&mut self, place: &Place) {
+        let same =
+            |generation: &&mut Generation| generation.base == place.base && generation.skip == place.skip;
+        // Of several that begin there all but the last are empty.
+        match self.generations.iter_mut().rev().find(same) {
+            Some(generation) => {
+                if generation.fingerprint.length < place.fingerprint.length {
+                    generation.fingerprint = place.fingerprint;
+                }
+                if place.over && place.end == self.offset {
+                    generation.end = Some((place.end, place.marker));
+                }
+            }
+            None => {
+                let id = FileId { device: 0, inode: 0, born: 0 };
+                let end = (place.over && place.end == self.offset).then_some((place.end, place.marker));
+                let Place { base, skip, fingerprint, .. } = *place;
+                self.generations.push(Generation { base, skip, fingerprint, id, end });
+            }
+        }
+    }
+
+    /// The generation that is being read.
+    pub(crate) fn generation(&self) -> Option<&Generation> {
+        self.generations.get(self.current)
+    }
+
+    /// Whether no later generation is known.
+    pub(crate) fn is_at_last(&self) -> bool {
+        self.current + 1 >= self.generations.len()
+    }
+
+    /// Where the next generation begins, if one is known.
+    pub(crate) fn next_base(&self) -> Option<u64> {
+        self.generations.get(self.current + 1).map(|next| next.base)
+    }
+
+    /// Where in the file of `generation` the byte at `offset` stands.
+    pub(crate) fn file_position(generation: &Generation, offset: u64) -> u64 {
+        generation.skip + offset.saturating_sub(generation.base)
+    }
+
+    /// Where in its file the next byte stands.
+    pub(crate) fn position(&self) -> u64 {
+        self.generation().map_or(0, |generation| Self::file_position(generation, self.offset))
+    }
+
+    /// The place to go with a batch that ends at the present offset.
+    pub(crate) fn place(&self, over: bool) -> Option<Place> {
+        let generation = self.generation()?;
+        let marker = self.mark.filter(|mark| mark.0 == self.offset).map(|mark| mark.1);
+        Some(Place {
+            base: generation.base,
+            skip: generation.skip,
+            end: self.offset,
+            fingerprint: generation.fingerprint,
+            marker,
+            over,
+        })
+    }
+
+    /// Records that `missing` bytes can never be read, 0 when nobody knows how many, and moves past them.
+    pub(crate) fn lose(&mut self, missing: u64, reason: String) {
+        let amount = if missing == 0 { "an unknown number of".to_owned() } else { missing.to_string() };
+        tracing::error!("lost {amount} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
+        let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, missing, reason);
+        self.offset += missing;
+        self.mark = None;
+        if let Some(place) = self.place(true) {
+            batch.place = place.encode();
+        }
+        self.outbox.push_back(batch);
+    }
+
+    /// Adds the next generation and makes it the current one.
+    pub(crate) fn begin(&mut self, generation: Generation, reading: Reading) {
+        // Most logs have one for long, and there may be thousands of logs.
+        self.generations.reserve_exact(1);
+        self.generations.push(generation);
+        self.current = self.generations.len() - 1;
+        self.mark = None;
+        self.seen_end = None;
+        self.last_read = Some(reading.id);
+        self.replaced = None;
+        self.held.retain(|held| held.id != reading.id);
+        self.stage = Stage::Reading(reading);
+        self.prune();
+    }
+
+    fn prune(&mut self) {
+        let surplus = self.generations.len().saturating_sub(MAX_GENERATIONS).min(self.current);
+        self.generations.drain(..surplus);
+        self.current -= surplus;
+    }
+}
+
+impl Reading {
+    /// Starts to read a file that was just looked at.
+    pub(crate) fn new(path: PathBuf, file: File, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
+        // A file that has been still for long, since its renaming too, has no writer to wait for.
+        let changed = stat.modified.max(stat.changed);
+        let still = now.system.duration_since(changed).unwrap_or(Duration::ZERO);
+        Self {
+            path,
+            id: stat.id,
+            file: Some(file),
+            whereabouts,
+            size: stat.size,
+            sound_size: stat.size,
+            gone_since: None,
+            modified: stat.modified,
+            grown: now.instant.checked_sub(still).unwrap_or(now.instant),
+            scanned: 0,
+            stop_at: None,
+            used: 0,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Where each log stands at a start: what the receiving side holds, what the state log remembers, and what
+//! counts as read although nobody read it.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use fshipper_pipeline::{Checkpoint, History};
+
+use super::candidates::{self, Candidate};
+use super::identity::{self, Fingerprint, read_head};
+use super::log::{Log, Stage};
+use super::state::Generation;
+use super::tail::{Options, Tail};
+
+/// A last line longer than this is not looked for: it is not shipped whole anyway.
+const LONGEST_LINE: u64 = 1 << 20;
+
+impl Tail {
+    /// The state log and the receiving side name different epochs for one log: whoever's file is there wins.
+    pub(super) fn resolve(&mut self, index: usize, history: &History) {
+        let log = &self.logs[index];
+        let mut rival = Log::new(log.origin.clone(), &log.path, log.table);
+        rival.members = log.members.clone();
+        rival.resume(None, Some(&history.current));
+        let gathered = candidates::gather(&rival, &self.options.patterns);
+        let located = gathered.and_then(|files| candidates::locate(&rival, &files));
+        // An epoch that the receiving side has left behind is one that it would refuse.
+        let is_stale = history.earlier.iter().any(|(epoch, _)| *epoch == log.epoch);
+        let is_found = matches!(located, Ok(Some(_)));
+        tracing::warn!(
+            "the state directory says that `{}` is in epoch {}, the receiving side says {}: going on with {}",
+            log.origin,
+            log.epoch,
+            rival.epoch,
+            if is_found || is_stale { rival.epoch } else { log.epoch },
+        );
+        if is_found || is_stale {
+            for generation in &rival.generations {
+                self.state.stage_generation(&rival.path, rival.epoch, generation);
+            }
+            self.logs[index] = rival;
+        }
+    }
+
+    /// `start_at = "end"`: what is there when the pipeline first starts counts as read.
+    pub(super) fn pass_over_at_first_start(&mut self) {
+        for index in 0..self.logs.len() {
+            let log = &mut self.logs[index];
+            if !self.options.tables[log.table].start_at_end {
+                continue;
+            }
+            // A file that cannot be looked at now is read from its beginning when it can be.
+            let Ok(files) = candidates::gather(log, &self.options.patterns) else { continue };
+            for candidate in files.iter().filter(|candidate| candidate.is_selected && candidate.stat.size > 0)
+            {
+                let Ok(Some(generation)) = passed_over(candidate) else { continue };
+                self.state.stage_generation(&log.path, log.epoch, &generation);
+                log.generations.push(generation);
+                log.current = log.generations.len() - 1;
+                log.stage = if candidate.is_live { Stage::Locate } else { Stage::Over };
+            }
+            self.register(index);
+        }
+    }
+
+    /// Without a state log nobody knows what was read of the files before the current one: since they came
+    /// before it, all of it. They are recorded as passed over.
+    pub(super) fn pass_over_older(&mut self, index: usize, files: &[Candidate], current: Option<&Path>) {
+        let log = &mut self.logs[index];
+        let older = files.iter().take_while(|file| !file.is_live && Some(&*file.path) != current);
+        let mut generations = Vec::new();
+        for candidate in older {
+            let Ok(Some(generation)) = passed_over(candidate) else { continue };
+            self.state.stage_generation(&log.path, log.epoch, &generation);
+            generations.push(generation);
+        }
+        log.current += generations.len();
+        log.generations.splice(0..0, generations);
+        log.is_rebuilt = false;
+    }
+
+    /// Drops logs whose last file was read to its end and is gone, so that the state does not grow for ever.
+    pub(super) fn forget_finished(&mut self) {
+        for log in &self.logs {
+            let is_finished = matches!(log.stage, Stage::Over) && !log.generations.is_empty();
+            // What cannot be looked at is there.
+            let is_gone =
+                || candidates::gather(log, &self.options.patterns).is_ok_and(|files| files.is_empty());
+            if is_finished && is_gone() {
+                self.state.stage_forget(&log.path);
+            }
+        }
+    }
+}
+
+/// What the receiving side knows of this host's files.
+pub(super) fn positions<'a>(from: &'a Checkpoint, options: &Options) -> HashMap<PathBuf, &'a History> {
+    from.origins()
+        .filter(|(origin, _)| origin.host() == options.host.as_bytes())
+        .map(|(origin, history)| (PathBuf::from(OsStr::from_bytes(origin.path())), history))
+        .filter(|(path, _)| path.is_absolute() && options.patterns.owner(path).is_some())
+        .collect()
+}
+
+/// A file that counts as read up to its last line end; `None` when it is not what it was.
+fn passed_over(candidate: &Candidate) -> io::Result<Option<Generation>> {
+    let Some((file, stat)) = candidate.open()? else { return Ok(None) };
+    // A sibling is finished: what it lacks in line ends is nobody's beginning.
+    let skip = if candidate.is_live { last_line_start(&file, stat.size)? } else { stat.size };
+    let fingerprint = Fingerprint::of(&read_head(&file)?);
+    let end = (!candidate.is_live).then_some((0, None));
+    Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, end }))
+}
+
+/// The position behind the last line end, so that the first line shipped is whole; the end when the last
+/// line is longer than anybody would wait for.
+fn last_line_start(file: &File, size: u64) -> io::Result<u64> {
+    let from = size.saturating_sub(LONGEST_LINE);
+    let tail = identity::read_at(file, from, (size - from) as usize)?;
+    Ok(match memchr::memrchr(b'\n', &tail) {
+        Some(newline) => from + newline as u64 + 1,
+        None if from == 0 => 0,
+        None => size,
+    })
+}

@@ -1,0 +1,110 @@
+//! Which log a path belongs to: its own, the one it is a rotated sibling of, or the one whose file was renamed
+//! to it.
+
+use std::path::Path;
+
+use super::discovery::Change;
+use super::identity::{self, FileId, read_head};
+use super::log::{Log, Reading, Stage};
+use super::siblings;
+use super::tail::Tail;
+
+impl Tail {
+    /// Gives each path that changed to the log it concerns.
+    pub(super) fn route(&mut self, mut changes: Vec<Change>) {
+        // Logs before their siblings, whose names are longer; logs that are known first of all.
+        let is_new = |change: &Change| !self.by_path.contains_key(&change.path);
+        changes.sort_by_cached_key(|change| {
+            (is_new(change), change.path.as_os_str().len(), change.path.clone())
+        });
+        for change in changes {
+            self.route_one(change);
+        }
+    }
+
+    fn route_one(&mut self, change: Change) {
+        let Change { path, now } = change;
+        if let Some(&index) = self.by_path.get(&path) {
+            self.unsettled.insert(index);
+            let Some(id) = now else { return };
+            match self.by_id.get(&id) {
+                Some(&other) if other != index && self.is_of(other, &path, id) => {
+                    self.add_member(other, &path)
+                }
+                Some(&other) if other == index => {}
+                _ => self.own(id, index),
+            }
+            return;
+        }
+        if let Some(index) = self.by_member.remove(&path) {
+            self.logs[index].members.remove(&path);
+            self.unsettled.insert(index);
+        }
+        let Some(id) = now else { return };
+        let primaries = siblings::primaries(&path);
+        let primary = primaries.iter().find_map(|(primary, _)| self.by_path.get(primary)).copied();
+        match self.by_id.get(&id).copied() {
+            Some(index) if primary == Some(index) || self.is_of(index, &path, id) => {
+                return self.add_member(index, &path);
+            }
+            // The inode was used again for another file.
+            Some(_) => drop(self.by_id.remove(&id)),
+            None => {}
+        }
+        if let Some(index) = primary {
+            self.add_member(index, &path);
+        } else if let Some(table) = self.options.patterns.owner(&path) {
+            let index = self.add_log(&path, table);
+            self.own(id, index);
+        }
+    }
+
+    pub(super) fn add_log(&mut self, path: &Path, table: usize) -> usize {
+        let index = self.logs.len();
+        let mut log = Log::new(self.options.origin(path), path, table);
+        if let Some(position) = self.dormant.remove(&log.origin) {
+            log.resume(None, Some(&position));
+            // Nothing is missing, whatever is there now.
+            log.is_rebuilt = false;
+            log.seen_end = Some(log.offset);
+        }
+        self.logs.push(log);
+        self.by_path.insert(path.to_owned(), index);
+        self.unsettled.insert(index);
+        index
+    }
+
+    fn add_member(&mut self, index: usize, path: &Path) {
+        self.logs[index].members.insert(path.to_owned());
+        self.by_member.insert(path.to_owned(), index);
+        self.unsettled.insert(index);
+    }
+
+    pub(super) fn own(&mut self, id: FileId, index: usize) {
+        self.by_id.insert(id, index);
+        self.inodes.insert(id.inode);
+    }
+
+    /// Makes a log's files known by their inodes.
+    pub(super) fn register(&mut self, index: usize) {
+        let ids: Vec<_> = self.logs[index].generations.iter().map(|generation| generation.id).collect();
+        for id in ids {
+            self.own(id, index);
+        }
+    }
+
+    /// Whether the file at `path`, which has the inode of a file of this log, is that file.
+    fn is_of(&self, index: usize, path: &Path, id: FileId) -> bool {
+        // An inode in use is not used again: what is open is the same file, whatever it holds.
+        if let Stage::Reading(Reading { id: open, file: Some(_), .. }) = &self.logs[index].stage
+            && *open == id
+        {
+            return true;
+        }
+        let mut generations = self.logs[index].generations.iter().rev();
+        let Some(generation) = generations.find(|generation| generation.id == id) else { return true };
+        let head = identity::open(path).and_then(|file| read_head(&file));
+        // One that cannot be read now is not given to anybody else.
+        head.map_or(true, |head| generation.fingerprint.matches(&head))
+    }
+}

@@ -1,0 +1,330 @@
+//! What a log is read from, and what comes next: [`Tail::settle`].
+//!
+//! A log is settled again whenever something about its files changed. Nothing here reads what is shipped.
+
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use super::candidates::{self, Candidate, Located};
+use super::identity::{self, FileId, Fingerprint, Stat, read_head};
+use super::log::{Held, Now, Reading, Stage, Whereabouts};
+use super::siblings;
+use super::state::Generation;
+use super::tail::Tail;
+
+/// Rotated files that wait for their turn are held open, up to this many: a deleted one takes up disk space
+/// that nobody sees.
+const MAX_HELD_FILES: usize = 64;
+
+/// A renamed file may be in a directory whose turn comes within this time: before, it is not given up.
+const SEARCH: Duration = Duration::from_secs(2);
+
+/// A generation about to begin.
+struct Begin {
+    index: usize,
+    generation: Generation,
+    reading: Reading,
+}
+
+impl Tail {
+    /// Settles what is unsettled. All generations that begin are recorded together, before any is read.
+    pub(super) fn settle_all(&mut self, now: Now) -> Result<()> {
+        if self.unsettled.is_empty() {
+            return Ok(());
+        }
+        let mut begins = Vec::new();
+        for index in std::mem::take(&mut self.unsettled) {
+            match self.settle(index, now) {
+                Ok(Some(mut begin)) => {
+                    // Thousands may begin together; what stands at its place can be opened again.
+                    if begins.len() >= self.max_open_files && begin.reading.whereabouts == Whereabouts::Home {
+                        begin.reading.file = None;
+                    }
+                    begins.push(begin);
+                }
+                Ok(None) => {}
+                Err(error) => self.complain(index, &error),
+            }
+        }
+        if begins.is_empty() {
+            return Ok(());
+        }
+        let staged = self.state.staged();
+        for begin in &begins {
+            let log = &self.logs[begin.index];
+            self.state.stage_generation(&log.path, log.epoch, &begin.generation);
+        }
+        if let Err(error) = self.flush() {
+            self.state.unstage(staged);
+            if self.is_ending {
+                return Err(error).context("cannot begin new files");
+            }
+            self.complain_about_state(&error);
+            self.waiting.extend(begins.iter().map(|begin| begin.index));
+            return Ok(());
+        }
+        self.state_complaint.settle();
+        for begin in begins {
+            let Begin { index, generation, reading } = begin;
+            tracing::debug!("`{}` goes on in `{}`", self.logs[index].origin, reading.path.display());
+            self.own(generation.id, index);
+            self.held_files -= self.logs[index].held.len();
+            self.logs[index].begin(generation, reading);
+            self.held_files += self.logs[index].held.len();
+            self.used(index);
+            self.watch_home(index);
+            self.make_ready(index);
+        }
+        Ok(())
+    }
+
+    /// Finds out what a log is read from; a generation to begin, if it is time for one.
+    fn settle(&mut self, index: usize, now: Now) -> io::Result<Option<Begin>> {
+        loop {
+            let log = &mut self.logs[index];
+            let files = candidates::gather(log, &self.options.patterns)?;
+            let live = files.iter().find(|file| file.is_live).map(|file| file.stat);
+            log.last_look = live.map(|stat| (stat.id, stat.size, stat.modified));
+            if !log.outbox.is_empty() {
+                self.make_ready(index);
+            }
+            let log = &mut self.logs[index];
+            let is_at_last = log.is_at_last();
+            match &mut log.stage {
+                Stage::Locate => {
+                    let located = candidates::locate(log, &files)?;
+                    if log.is_rebuilt {
+                        let path = located.as_ref().map(|located| located.path.clone());
+                        self.pass_over_older(index, &files, path.as_deref());
+                    }
+                    match located {
+                        Some(located) => self.start_reading(index, located, now),
+                        None => self.miss(index, live.as_ref()),
+                    }
+                }
+                Stage::Reading(reading) => {
+                    let found = files.iter().rev().find(|file| file.stat.id == reading.id);
+                    let was_home = reading.whereabouts == Whereabouts::Home;
+                    reading.whereabouts = match found {
+                        _ if reading.whereabouts == Whereabouts::Copy => Whereabouts::Copy,
+                        Some(file) if file.is_live => Whereabouts::Home,
+                        Some(_) => Whereabouts::Moved,
+                        None => Whereabouts::Gone,
+                    };
+                    if let Some(file) = found {
+                        reading.path.clone_from(&file.path);
+                    }
+                    if was_home && reading.whereabouts != Whereabouts::Home {
+                        // Its writer may have been silent for long, and still get the word only now.
+                        reading.grown = now.instant;
+                    }
+                    let is_gone = reading.whereabouts == Whereabouts::Gone;
+                    let gone_since = reading.gone_since.filter(|_| is_gone).unwrap_or(now.instant);
+                    reading.gone_since = is_gone.then_some(gone_since);
+                    let is_given_up = is_gone
+                        && reading.file.is_none()
+                        && (self.is_ending || now.instant.saturating_duration_since(gone_since) >= SEARCH);
+                    match reading.whereabouts {
+                        Whereabouts::Home => {
+                            self.held_files -= log.held.len();
+                            log.held.clear();
+                            return Ok(None);
+                        }
+                        _ if is_given_up => {
+                            log.note_end();
+                            log.stage = Stage::Locate;
+                        }
+                        // Replaced by a file that continues it, as editors and rsync do.
+                        Whereabouts::Gone if is_at_last && live.is_some() => {
+                            match candidates::locate(log, &files)? {
+                                Some(located) if located.whereabouts == Whereabouts::Home => {
+                                    self.start_reading(index, located, now);
+                                }
+                                _ => {
+                                    self.await_end(index, files, now)?;
+                                    return Ok(None);
+                                }
+                            }
+                        }
+                        _ => {
+                            self.await_end(index, files, now)?;
+                            return Ok(None);
+                        }
+                    }
+                }
+                Stage::Over if !is_at_last => {
+                    log.current += 1;
+                    log.mark = None;
+                    log.seen_end = None;
+                    log.stage = Stage::Locate;
+                }
+                Stage::Over => return self.settle_next(index, files, now),
+            }
+        }
+    }
+
+    /// What comes after the last generation.
+    fn settle_next(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<Option<Begin>> {
+        let log = &mut self.logs[index];
+        // Somebody else's file may stand at this path, or the last one may have come back.
+        let is_mine = |file: &Candidate| {
+            !file.is_live || self.by_id.get(&file.stat.id).is_none_or(|owner| *owner == index)
+        };
+        let files: Vec<Candidate> = files.into_iter().filter(is_mine).collect();
+        let last = log.generation().map(|generation| generation.id);
+        if files.iter().any(|file| file.is_live && last.is_some_and(|last| last.same(&file.stat.id))) {
+            let located = candidates::locate(log, &files)?;
+            if let Some(located) = located.filter(|located| located.whereabouts == Whereabouts::Home) {
+                self.start_reading(index, located, now);
+                return Ok(None);
+            }
+        }
+        let ignore_older = self.options.tables[log.table].ignore_older;
+        let by_id = &self.by_id;
+        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        let successors = candidates::successors(log, files, now, ignore_older, &is_own)?;
+        let Some(next) = successors.into_iter().next() else { return Ok(None) };
+        let Some((file, stat)) = next.open()? else {
+            self.waiting.insert(index);
+            return Ok(None);
+        };
+        let head = read_head(&file)?;
+        if head.is_empty() {
+            return Ok(None);
+        }
+        let is_cut_in_place = last.is_some_and(|last| last.same(&stat.id));
+        let skip = if is_cut_in_place && head[0] == 0 { hole_before_text(&file)? } else { 0 };
+        let fingerprint = Fingerprint::of(&head);
+        let generation = Generation { base: log.offset, skip, fingerprint, id: stat.id, end: None };
+        let whereabouts = if next.is_live { Whereabouts::Home } else { Whereabouts::Moved };
+        let reading = Reading::new(next.path, file, &stat, whereabouts, now);
+        Ok(Some(Begin { index, generation, reading }))
+    }
+
+    fn start_reading(&mut self, index: usize, located: Located, now: Now) {
+        let Located { file, path, stat, whereabouts } = located;
+        let log = &mut self.logs[index];
+        let (current, is_last) = (log.current, log.is_at_last());
+        let generation = &mut log.generations[current];
+        let is_continued = is_last && generation.end.is_some();
+        if whereabouts != Whereabouts::Copy && (generation.id != stat.id || is_continued) {
+            generation.id = stat.id;
+            if is_last {
+                generation.end = None;
+            }
+            self.state.stage_generation(&log.path, log.epoch, &log.generations[current]);
+        }
+        log.last_read = Some(stat.id);
+        log.stage = Stage::Reading(Reading::new(path, file, &stat, whereabouts, now));
+        self.own(stat.id, index);
+        self.used(index);
+        self.watch_home(index);
+        self.make_ready(index);
+    }
+
+    /// A file that is no longer at its place is looked at again and again until it is finished. What comes
+    /// after it is opened before somebody deletes it.
+    fn await_end(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<()> {
+        self.waiting.insert(index);
+        self.make_ready(index);
+        let log = &mut self.logs[index];
+        if !log.is_at_last() || self.held_files >= MAX_HELD_FILES {
+            return Ok(());
+        }
+        let by_id = &self.by_id;
+        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        for next in candidates::successors(log, files, now, None, &is_own)? {
+            let id = next.stat.id;
+            if self.held_files >= MAX_HELD_FILES || log.held.iter().any(|held| held.id == id) {
+                continue;
+            }
+            if let Some((file, _)) = next.open()? {
+                log.held.push(Held { id, path: next.path, file: file.into() });
+                self.held_files += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The current generation's file is nowhere: what was not read of it is lost.
+    fn miss(&mut self, index: usize, live: Option<&Stat>) {
+        let log = &mut self.logs[index];
+        let Some(generation) = log.generation().copied() else { return };
+        // The inode may hold something newer by now.
+        log.last_read = None;
+        let known_end = log.next_base().or(generation.end.map(|end| end.0)).or(log.seen_end);
+        let missing = known_end.map(|end| end.saturating_sub(log.offset));
+        if missing != Some(0) {
+            let is_cut = live.is_some_and(|live| live.id.same(&generation.id));
+            let is_compressed = log.members.iter().any(|path| siblings::is_compressed(path));
+            let reason = match (is_cut, is_compressed) {
+                (true, _) => "the file was truncated or overwritten before it was read to its end",
+                (false, true) => "the file was compressed before it was read to its end",
+                (false, false) => "the file was deleted before it was read to its end",
+            };
+            log.lose(missing.unwrap_or(0), reason.to_owned());
+            self.make_ready(index);
+        }
+        self.finish(index);
+    }
+
+    /// Nothing more comes of the current generation.
+    pub(super) fn finish(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        let (current, is_last) = (log.current, log.is_at_last());
+        let end = (log.offset, log.mark.filter(|mark| mark.0 == log.offset).map(|mark| mark.1));
+        log.stage = Stage::Over;
+        self.watch.forget(index);
+        if let Some(generation) = log.generations.get_mut(current)
+            && is_last
+            && generation.end != Some(end)
+        {
+            generation.end = Some(end);
+            self.state.stage_generation(&log.path, log.epoch, &log.generations[current]);
+        }
+        self.unsettled.insert(index);
+    }
+
+    /// Whether a file with content waits to be read after the current one.
+    pub(super) fn has_successor(&mut self, index: usize, now: Now) -> bool {
+        let log = &mut self.logs[index];
+        let files = candidates::gather(log, &self.options.patterns);
+        let by_id = &self.by_id;
+        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        let next = files.and_then(|files| candidates::successors(log, files, now, None, &is_own));
+        match next {
+            Ok(next) => !next.is_empty(),
+            Err(error) => {
+                self.complain(index, &error);
+                false
+            }
+        }
+    }
+
+    fn watch_home(&mut self, index: usize) {
+        let log = &self.logs[index];
+        if let Stage::Reading(reading) = &log.stage
+            && reading.whereabouts == Whereabouts::Home
+        {
+            self.watch.watch(index, &log.path, reading.id);
+        }
+    }
+}
+
+/// A writer that does not append goes on at its old position after its file was truncated: before it the
+/// file has a hole. The position of the first byte that was written; 0 when there is no hole.
+fn hole_before_text(file: &File) -> io::Result<u64> {
+    use rustix::fs::{SeekFrom, seek};
+    const BLOCK: usize = 64 << 10;
+    let data = match seek(file, SeekFrom::Data(0)) {
+        Ok(0) | Err(_) => return Ok(0),
+        Ok(data) => data,
+    };
+    // A hole ends at a block of the file system, the text begins somewhere in it.
+    let block = identity::read_at(file, data, BLOCK)?;
+    let zeros = block.iter().take_while(|byte| **byte == 0).count();
+    Ok(data + zeros as u64)
+}

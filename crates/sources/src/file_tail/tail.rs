@@ -1,0 +1,418 @@
+//! The engine of the source: [`Tail`], synchronous, told the time, and complete without a runtime.
+//!
+//! ```text
+//! hints ─► look ─┐
+//! tick ─► discovery ─► route ─► settle ─► state log ─► turn ─► batches
+//! ```
+//!
+//! *Looking* compares a file with what it was; *routing* gives each path that appeared to a log; *settling*
+//! finds out which file a log is read from, and what comes next; a *turn* reads one batch of one log. Ready
+//! logs take turns, so that a busy one does not starve the others.
+//!
+//! Invariant: no byte of a generation is read before the state log holds it durably.
+//! Invariant: while nothing changes, no file is opened and no directory listed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use fshipper_pipeline::{Batch, Checkpoint, Complaint, Origin, Position};
+
+use super::candidates;
+use super::discovery::Discovery;
+use super::identity::{FileId, Stat};
+use super::log::{Log, Now, Stage, Whereabouts};
+use super::patterns::Patterns;
+use super::restoring::positions;
+use super::state::{Known, StateLog};
+use super::watch::Watch;
+
+/// Directories are looked at so often; waiting files too.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+/// At most so often when something happens in a directory: others may be busy there.
+const HINTED_TICK: Duration = Duration::from_millis(20);
+
+/// Files that gave no hint are looked at in turns, this many at a tick: 10,000 idle ones every five seconds.
+const LOOKS_PER_TICK: usize = 500;
+
+/// At most so many batches are handed over at once: what waits to be taken ages and takes memory.
+const MAX_BATCHES: usize = 256;
+
+/// Files kept open besides those being read, when the limit on open files allows.
+const MAX_OPEN_FILES: u64 = 256;
+
+/// At most this share of the open files that the process may have.
+const OPEN_FILES_SHARE: u64 = 4;
+
+/// At the end, files that cannot be read at once are tried this often again.
+const LAST_TICKS: u32 = 3;
+
+/// What the engine is to read, and how.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) host: String,
+    pub(crate) max_batch_bytes: usize,
+    pub(crate) patterns: Patterns,
+    /// One for each table, in the order of the patterns.
+    pub(crate) tables: Vec<TableOptions>,
+}
+
+/// The options of one `[[source]]` table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableOptions {
+    pub(crate) start_at_end: bool,
+    pub(crate) max_line_bytes: usize,
+    pub(crate) rotate_wait: Duration,
+    pub(crate) ignore_older: Option<Duration>,
+}
+
+/// What to do after [`Tail::fill`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Take the batches and call it again.
+    More,
+    /// Nothing to read: call it again on a hint, or at this time.
+    Wait(Instant),
+    /// The end of every file was reached, and no more is asked for.
+    End,
+}
+
+/// All logs of one source.
+pub(crate) struct Tail {
+    pub(super) options: Options,
+    pub(super) logs: Vec<Log>,
+    pub(super) state: StateLog,
+    pub(super) discovery: Discovery,
+    /// Logs that were finished, are gone, and may come back: where they stand.
+    pub(super) dormant: HashMap<Origin, Position>,
+    /// The log at each path.
+    pub(super) by_path: HashMap<PathBuf, usize>,
+    /// The log that each member path belongs to.
+    pub(super) by_member: HashMap<PathBuf, usize>,
+    /// The log that each file belongs to.
+    pub(super) by_id: HashMap<FileId, usize>,
+    /// The inodes among them: a renamed file is looked for by its inode.
+    pub(super) inodes: HashSet<u64>,
+    ready: VecDeque<usize>,
+    pub(super) unsettled: BTreeSet<usize>,
+    /// Logs to settle again at the next tick.
+    pub(super) waiting: BTreeSet<usize>,
+    /// Logs with an open file, the one used least recently first.
+    open: BTreeMap<u64, usize>,
+    pub(super) max_open_files: usize,
+    pub(super) held_files: usize,
+    uses: u64,
+    next_tick: Instant,
+    last_tick: Instant,
+    /// A tick is due at once.
+    must_tick: bool,
+    next_look: usize,
+    /// Ticks since the end was reached, for files that could not be read at once.
+    last_ticks: u32,
+    pub(super) is_ending: bool,
+    pub(super) watch: Box<dyn Watch>,
+    pub(super) state_complaint: Complaint,
+}
+
+impl Options {
+    /// The log that this host keeps at `path`.
+    pub(super) fn origin(&self, path: &Path) -> Origin {
+        Origin::new(&self.host, path.as_os_str().as_bytes())
+    }
+}
+
+impl Tail {
+    /// Opens the state log in `state_dir`, finds all files, and positions each log where `from` ends.
+    ///
+    /// # Errors
+    ///
+    /// The state log cannot be read or written.
+    pub(crate) fn open(
+        options: Options,
+        state_dir: &Path,
+        from: &Checkpoint,
+        watch: Box<dyn Watch>,
+        now: Now,
+    ) -> Result<Self> {
+        let (state, mut remembered) = StateLog::open(state_dir)?;
+        let positions = positions(from, &options);
+        let is_first_start = !remembered.complete && positions.is_empty();
+        let discovery = Discovery::new(&options.patterns);
+        let soft_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let max_open_files = soft_limit.map_or(MAX_OPEN_FILES, |limit| limit / OPEN_FILES_SHARE);
+        let mut tail = Self {
+            options,
+            logs: Vec::new(),
+            state,
+            discovery,
+            dormant: HashMap::new(),
+            by_path: HashMap::new(),
+            by_member: HashMap::new(),
+            by_id: HashMap::new(),
+            inodes: HashSet::new(),
+            ready: VecDeque::new(),
+            unsettled: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            open: BTreeMap::new(),
+            max_open_files: max_open_files.clamp(1, MAX_OPEN_FILES) as usize,
+            held_files: 0,
+            uses: 0,
+            next_tick: now.instant,
+            last_tick: now.instant,
+            must_tick: false,
+            next_look: 0,
+            last_ticks: 0,
+            is_ending: false,
+            watch,
+            state_complaint: Complaint::default(),
+        };
+
+        let paths: BTreeSet<PathBuf> = remembered.logs.keys().chain(positions.keys()).cloned().collect();
+        let mut rivals = Vec::new();
+        // A log that a sound state log does not hold was forgotten: it was read to its end, and gone.
+        let is_sound = remembered.complete && !remembered.is_damaged;
+        for path in paths {
+            // What no pattern selects any more is not read on.
+            let Some(table) = tail.options.patterns.owner(&path) else { continue };
+            let known = remembered.logs.remove(&path);
+            let history = positions.get(&path);
+            let position = history.map(|history| &history.current);
+            if let (None, Some(position), true) = (&known, position, is_sound) {
+                let origin = tail.options.origin(&path);
+                tail.dormant.insert(origin, position.clone());
+                continue;
+            }
+            let index = tail.add_log(&path, table);
+            match (&known, history) {
+                (Some(known), Some(history)) if known.epoch != history.current.epoch => {
+                    rivals.push((index, (*history).clone()));
+                    tail.logs[index].resume(Some(known.clone()), None);
+                }
+                _ => tail.logs[index].resume(known, position),
+            }
+            let log = &mut tail.logs[index];
+            if log.generations.is_empty() && log.offset > 0 {
+                log.lose(0, "nothing is known of the file that was read before".to_owned());
+            }
+            tail.register(index);
+        }
+        tail.discover(now);
+        for (index, history) in rivals {
+            tail.resolve(index, &history);
+        }
+        if is_first_start {
+            tail.pass_over_at_first_start();
+        }
+        if !remembered.complete {
+            tail.state.stage_complete();
+        }
+        tail.forget_finished();
+        tail.flush().with_context(|| "cannot write the state of `file_tail`".to_owned())?;
+        tail.next_tick = now.instant + TICK;
+        Ok(tail)
+    }
+
+    /// Appends what is there to read, about `max_batch_bytes` of it. `is_ending` asks for the end: what is
+    /// there now is read, unfinished last lines too, and then [`Next::End`] comes.
+    ///
+    /// # Errors
+    ///
+    /// Only while ending: a file cannot be begun because the state log cannot be written.
+    pub(crate) fn fill(&mut self, now: Now, is_ending: bool, batches: &mut VecDeque<Batch>) -> Result<Next> {
+        self.take_hints();
+        if is_ending && !self.is_ending {
+            self.is_ending = true;
+            self.discovery.look_everywhere();
+            self.must_tick = true;
+            (0..self.logs.len()).for_each(|index| self.look(index));
+        }
+        if self.must_tick || now.instant >= self.next_tick {
+            self.tick(now);
+        }
+        let mut bytes = 0;
+        loop {
+            self.settle_all(now)?;
+            let Some(index) = self.ready.pop_front() else {
+                if self.is_ending && !self.waiting.is_empty() && self.last_ticks < LAST_TICKS {
+                    self.last_ticks += 1;
+                    self.tick(now);
+                    continue;
+                }
+                break;
+            };
+            self.logs[index].is_ready = false;
+            if let Some(batch) = self.turn(index, now) {
+                bytes += batch.bytes().len();
+                batches.push_back(batch);
+                self.make_ready(index);
+            }
+            if bytes >= self.options.max_batch_bytes || batches.len() >= MAX_BATCHES {
+                break;
+            }
+        }
+        if !batches.is_empty() {
+            return Ok(Next::More);
+        }
+        Ok(if self.is_ending { Next::End } else { Next::Wait(self.next_tick) })
+    }
+
+    /// Looks at everything whose turn it is.
+    fn tick(&mut self, now: Now) {
+        self.must_tick = false;
+        for _ in 0..self.logs.len().min(LOOKS_PER_TICK) {
+            self.next_look = (self.next_look + 1) % self.logs.len();
+            self.look(self.next_look);
+        }
+        // A file that a look did not find is searched for before its log is settled.
+        self.discover(now);
+        for index in std::mem::take(&mut self.waiting) {
+            self.unsettled.insert(index);
+            self.make_ready(index);
+        }
+        // Grown fingerprints and ends of files: no hurry, the positions in the batches say the same.
+        if let Err(error) = self.flush() {
+            self.complain_about_state(&error);
+        }
+        self.last_tick = now.instant;
+        self.next_tick = now.instant + TICK;
+    }
+
+    pub(super) fn discover(&mut self, now: Now) {
+        let inodes = &self.inodes;
+        let is_wanted = |inode: u64| inodes.contains(&inode);
+        let changes = self.discovery.tick(&self.options.patterns, now.instant, &is_wanted);
+        self.route(changes);
+    }
+
+    fn take_hints(&mut self) {
+        let hints = self.watch.take();
+        if hints.everything {
+            (0..self.logs.len()).for_each(|index| self.look(index));
+        }
+        if hints.everything || hints.directories {
+            self.next_tick = self.next_tick.min(self.last_tick + HINTED_TICK);
+        }
+        for index in hints.files {
+            self.look(index);
+        }
+    }
+
+    pub(super) fn make_ready(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        if !log.is_ready {
+            log.is_ready = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Compares what is at a log's path with what was there.
+    fn look(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        let stat = match Stat::of_path(&log.path) {
+            Ok(stat) => Some(stat),
+            Err(error) if candidates::is_absence(&error) => None,
+            Err(error) => {
+                let path = log.path.display();
+                log.complaint.report(&error.to_string(), |error| {
+                    tracing::warn!("cannot look at `{path}`: {error}; it is tried again");
+                });
+                return;
+            }
+        };
+        let look = stat.map(|stat| (stat.id, stat.size, stat.modified));
+        let has_changed = look != log.last_look;
+        match &log.stage {
+            Stage::Reading(reading) if reading.whereabouts == Whereabouts::Home => match stat {
+                Some(stat) if stat.id == reading.id => {
+                    if stat.size != reading.size || stat.modified != reading.modified {
+                        self.make_ready(index);
+                    }
+                }
+                _ => {
+                    self.discovery.look_again(&log.path);
+                    self.waiting.insert(index);
+                    self.must_tick = true;
+                }
+            },
+            Stage::Reading(_) => {
+                if has_changed {
+                    self.unsettled.insert(index);
+                }
+                self.make_ready(index);
+            }
+            Stage::Locate | Stage::Over => {
+                if has_changed && stat.is_some() {
+                    self.unsettled.insert(index);
+                }
+            }
+        }
+    }
+
+    /// Takes note that a log's file is open and was used, and closes the one that was not for longest.
+    pub(super) fn used(&mut self, index: usize) {
+        self.uses += 1;
+        if let Stage::Reading(reading) = &mut self.logs[index].stage
+            && reading.file.is_some()
+        {
+            self.open.remove(&reading.used);
+            reading.used = self.uses;
+            self.open.insert(self.uses, index);
+        }
+        for _ in 0..self.open.len().saturating_sub(self.max_open_files) {
+            self.close_least_used();
+        }
+    }
+
+    pub(super) fn close_least_used(&mut self) {
+        let Some((used, index)) = self.open.pop_first() else { return };
+        let log = &mut self.logs[index];
+        if let Stage::Reading(reading) = &mut log.stage {
+            // Only a file at its place can be opened again.
+            if reading.used == used && reading.whereabouts == Whereabouts::Home {
+                reading.file = None;
+            }
+        }
+    }
+
+    /// One log cannot go on now: the others do, and this one is tried again at the next tick.
+    pub(super) fn complain(&mut self, index: usize, error: &io::Error) {
+        use rustix::io::Errno;
+        if let Some(Errno::MFILE | Errno::NFILE) = Errno::from_io_error(error) {
+            self.close_least_used();
+        }
+        let log = &mut self.logs[index];
+        let origin = &log.origin;
+        log.complaint.report(&error.to_string(), |error| {
+            tracing::warn!("cannot read `{origin}`: {error}; it is tried again");
+        });
+        self.waiting.insert(index);
+    }
+
+    pub(super) fn complain_about_state(&mut self, error: &anyhow::Error) {
+        self.state_complaint.report(&format!("{error:#}"), |error| {
+            tracing::warn!("cannot record new files: {error}; they wait, files that are known are read on");
+        });
+    }
+
+    pub(super) fn flush(&mut self) -> Result<()> {
+        let logs = &self.logs;
+        self.state.flush(|each| {
+            for log in logs.iter().filter(|log| !log.generations.is_empty()) {
+                let generations = log.generations.clone();
+                each(&log.path, &Known { epoch: log.epoch, generations });
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+impl Tail {
+    /// What a write error does.
+    pub(super) fn break_state(&mut self) {
+        self.state.break_journal();
+    }
+}

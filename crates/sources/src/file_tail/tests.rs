@@ -1,0 +1,9 @@
+//! Scenarios, played with real files and a clock that is moved by hand. Each checks that the bytes which
+//! arrived, put together by their offsets, are those that were written.
+
+mod bench;
+mod limits;
+mod random;
+mod restarts;
+mod rotations;
+mod wake;

@@ -1,0 +1,326 @@
+//! What the tests share: a directory of logs, a receiving side, and a clock that is moved by hand.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use fshipper_pipeline::{Admission, Batch, Checkpoint, Content, Origin};
+use tempfile::TempDir;
+
+use crate::file_tail::log::Now;
+use crate::file_tail::patterns::Patterns;
+use crate::file_tail::tail::{Next, Options, TICK, TableOptions, Tail};
+use crate::file_tail::watch::{Hints, Watch};
+
+pub(super) const HOST: &str = "host";
+pub(super) const ROTATE_WAIT: Duration = Duration::from_secs(5);
+
+/// What a missing byte reads as.
+pub(super) const LOST: u8 = b'?';
+
+/// No hints at all: everything must be right without them.
+struct Blind;
+
+impl Watch for Blind {
+    fn watch(&mut self, _: usize, _: &Path, _: crate::file_tail::identity::FileId) {}
+    fn forget(&mut self, _: usize) {}
+    fn take(&mut self) -> Hints {
+        Hints::default()
+    }
+}
+
+/// One `[[source]]` table.
+#[derive(Clone)]
+pub(super) struct Table {
+    pub(super) include: Vec<String>,
+    pub(super) exclude: Vec<String>,
+    pub(super) options: TableOptions,
+}
+
+pub(super) struct Bench {
+    folder: TempDir,
+    state: TempDir,
+    pub(super) tables: Vec<Table>,
+    pub(super) max_batch_bytes: usize,
+    pub(super) tail: Option<Tail>,
+    /// How far the clock was moved.
+    ahead: Duration,
+    began: Instant,
+    /// What the receiving side has taken, and what of it is durable.
+    received: Received,
+    committed: Received,
+}
+
+#[derive(Clone, Default)]
+struct Received {
+    checkpoint: Checkpoint,
+    bytes: BTreeMap<Origin, Vec<u8>>,
+    unknown_losses: usize,
+}
+
+impl Bench {
+    /// Reads what `include` selects below the directory of logs.
+    pub(super) fn new(include: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut bench = Self {
+            folder,
+            state: tempfile::tempdir().unwrap(),
+            tables: Vec::new(),
+            max_batch_bytes: 4096,
+            tail: None,
+            ahead: Duration::ZERO,
+            began: Instant::now(),
+            received: Received::default(),
+            committed: Received::default(),
+        };
+        bench.add_table(include);
+        bench
+    }
+
+    pub(super) fn add_table(&mut self, include: &[&str]) {
+        let include = include.iter().map(|glob| self.path(glob).to_str().unwrap().to_owned()).collect();
+        let options = TableOptions {
+            start_at_end: false,
+            max_line_bytes: self.max_batch_bytes,
+            rotate_wait: ROTATE_WAIT,
+            ignore_older: None,
+        };
+        self.tables.push(Table { include, exclude: Vec::new(), options });
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(super) fn state_file(&self) -> PathBuf {
+        self.state.path().join("file_tail.journal")
+    }
+
+    pub(super) fn now(&self) -> Now {
+        // The clock stands still but for what it is moved.
+        Now { instant: self.began + self.ahead, system: self.system() }
+    }
+
+    fn system(&self) -> SystemTime {
+        SystemTime::now() + self.ahead
+    }
+
+    pub(super) fn options(&self) -> Options {
+        let lists = self.tables.iter().map(|table| (&table.include[..], &table.exclude[..]));
+        Options {
+            host: HOST.to_owned(),
+            max_batch_bytes: self.max_batch_bytes,
+            patterns: Patterns::new(lists).unwrap(),
+            tables: self.tables.iter().map(|table| table.options).collect(),
+        }
+    }
+
+    /// Appends to a file, and dates it by the clock of the test.
+    pub(super) fn append(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+        self.append_to(&mut file, bytes);
+    }
+
+    pub(super) fn append_to(&self, file: &mut File, bytes: impl AsRef<[u8]>) {
+        file.write_all(bytes.as_ref()).unwrap();
+        file.set_modified(self.system()).unwrap();
+    }
+
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        let mut file = File::create(self.path(name)).unwrap();
+        self.append_to(&mut file, bytes);
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    pub(super) fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// As `copytruncate` does; the copy is dated by the clock of the test.
+    pub(super) fn copy_and_truncate(&self, from: &str, to: &str) {
+        self.write(to, fs::read(self.path(from)).unwrap());
+        self.truncate(from);
+    }
+
+    pub(super) fn truncate(&self, name: &str) {
+        let file = OpenOptions::new().write(true).open(self.path(name)).unwrap();
+        file.set_len(0).unwrap();
+        file.set_modified(self.system()).unwrap();
+    }
+
+    pub(super) fn open(&mut self) {
+        let from = self.committed.checkpoint.clone();
+        let (options, now) = (self.options(), self.now());
+        let tail = Tail::open(options, self.state.path(), &from, Box::new(Blind), now).unwrap();
+        self.tail = Some(tail);
+    }
+
+    /// Moves the clock.
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.ahead += time;
+    }
+
+    /// Reads until there is nothing to read, over some ticks.
+    pub(super) fn pump(&mut self) {
+        for _ in 0..4 {
+            self.wait(TICK);
+            while let Next::More = self.fill(false) {}
+        }
+    }
+
+    /// Reads until rotated files are finished, too.
+    pub(super) fn settle(&mut self) {
+        self.pump();
+        self.wait(ROTATE_WAIT);
+        self.pump();
+    }
+
+    /// Reads to the end, as `--once` does.
+    pub(super) fn finish(&mut self) {
+        for _ in 0..100_000 {
+            if self.fill(true) == Next::End {
+                return;
+            }
+        }
+        panic!("the end never comes");
+    }
+
+    pub(super) fn fill(&mut self, is_ending: bool) -> Next {
+        if self.tail.is_none() {
+            self.open();
+        }
+        let now = self.now();
+        let mut batches = VecDeque::new();
+        let next = self.tail.as_mut().unwrap().fill(now, is_ending, &mut batches).unwrap();
+        for batch in batches {
+            self.receive(batch);
+        }
+        next
+    }
+
+    fn receive(&mut self, mut batch: Batch) {
+        assert!(batch.bytes().len() <= self.max_batch_bytes);
+        let received = &mut self.received;
+        match received.checkpoint.admit(&batch) {
+            Admission::Pass => {}
+            Admission::Cut(count) => batch.cut_front(count),
+            Admission::Duplicate => return,
+            wrong => panic!("{wrong:?} for `{}` at {}", batch.origin, batch.start),
+        }
+        let bytes = received.bytes.entry(batch.origin.clone()).or_default();
+        match &batch.content {
+            Content::Data(data) => bytes.extend(data),
+            Content::Loss { missing: 0, .. } => received.unknown_losses += 1,
+            Content::Loss { missing, .. } => bytes.extend(vec![LOST; *missing as usize]),
+        }
+        received.checkpoint.advance(&batch);
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.committed = self.received.clone();
+    }
+
+    /// The process dies; what was not committed is forgotten. A new one starts at the next read.
+    pub(super) fn crash(&mut self) {
+        self.tail = None;
+        self.received = self.committed.clone();
+    }
+
+    /// The process stops in order, and a new one starts at the next read.
+    pub(super) fn restart(&mut self) {
+        self.commit();
+        self.crash();
+    }
+
+    /// As if only so many bytes of a log had been committed, somewhere within its last batch.
+    pub(super) fn rewind(&mut self, name: &str, offset: u64) {
+        let origin = self.origin(name);
+        let mut position = self.received.checkpoint.position(&origin).unwrap().clone();
+        position.offset = offset;
+        self.received.checkpoint.set_position(&origin, position);
+        self.received.bytes.get_mut(&origin).unwrap().truncate(offset as usize);
+    }
+
+    pub(super) fn lose_state(&mut self) {
+        assert!(self.tail.is_none());
+        fs::remove_file(self.state_file()).unwrap();
+    }
+
+    pub(super) fn origin(&self, name: &str) -> Origin {
+        Origin::new(HOST, self.path(name).to_str().unwrap())
+    }
+
+    pub(super) fn content(&self, name: &str) -> Vec<u8> {
+        self.received.bytes.get(&self.origin(name)).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn unknown_losses(&self) -> usize {
+        self.received.unknown_losses
+    }
+
+    #[track_caller]
+    pub(super) fn check(&self, name: &str, expected: impl AsRef<[u8]>) {
+        let content = self.content(name);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert_eq!(text(&content), text(expected.as_ref()), "{name}");
+        assert_eq!(content, expected.as_ref(), "{name}");
+    }
+
+    /// All names under which something arrived.
+    pub(super) fn names(&self) -> Vec<String> {
+        let base = self.folder.path();
+        let name = |origin: &Origin| {
+            let path = PathBuf::from(String::from_utf8(origin.path().to_vec()).unwrap());
+            path.strip_prefix(base).unwrap().to_str().unwrap().to_owned()
+        };
+        self.received.bytes.keys().map(name).collect()
+    }
+}
+
+/// Lines that tell files and positions apart, long enough for a fingerprint.
+pub(super) fn lines(tag: &str, range: std::ops::Range<usize>) -> String {
+    range.map(|number| format!("{tag} line number {number:06} of the test\n")).collect()
+}
+
+impl Bench {
+    /// How many logs arrived.
+    pub(super) fn origins(&self) -> usize {
+        self.received.bytes.len()
+    }
+
+    /// Another source for the same files, with a state of its own and nobody who knows any of them.
+    pub(super) fn without_receiver(&self) -> Bench {
+        let mut other = Bench::new(&[]);
+        other.tables = self.tables.clone();
+        other.ahead = self.ahead;
+        other
+    }
+
+    /// Takes over the state of another source.
+    pub(super) fn take_state(&mut self, mut other: Bench) {
+        other.tail = None;
+        fs::copy(other.state_file(), self.state_file()).unwrap();
+    }
+
+    pub(super) fn limit_open_files(&mut self, limit: usize) {
+        self.tail.as_mut().unwrap().max_open_files = limit;
+    }
+
+    /// How many of its files this process holds open, deleted ones too.
+    pub(super) fn open_files(&self) -> usize {
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let paths = open.filter_map(|link| fs::read_link(link.path()).ok());
+        paths.filter(|path| path.starts_with(self.folder.path())).count()
+    }
+
+    /// Makes the open state log notice that its file is not its file any more.
+    pub(super) fn break_state(&mut self) {
+        self.tail.as_mut().unwrap().break_state();
+    }
+}

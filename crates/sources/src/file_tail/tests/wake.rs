@@ -1,0 +1,90 @@
+//! The asynchronous side, through the plugin's own front door.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use fshipper_pipeline::config::OneOrMany;
+use fshipper_pipeline::testing::{check_source, context};
+use fshipper_pipeline::{Batch, Checkpoint, Origin, Source, SourceConfig};
+
+use crate::file_tail::FileTail;
+
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(include: &Path) -> FileTail {
+    FileTail {
+        include: OneOrMany::One(include.to_str().unwrap().to_owned()),
+        exclude: OneOrMany::default(),
+        start_at: crate::file_tail::StartAt::Beginning,
+        max_line_bytes: None,
+        rotate_wait: None,
+        ignore_older: None,
+    }
+}
+
+async fn next(source: &mut Box<dyn Source>) -> Batch {
+    tokio::time::timeout(PATIENCE, source.read()).await.expect("a batch in time").unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn keeps_the_contract_of_a_source() {
+    let (logs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut expected = BTreeMap::new();
+    for (name, content) in [("a.log", "one\ntwo\n"), ("b.log", "no end"), ("c.log", "\0\r\n\n")] {
+        fs::write(logs.path().join(name), content).unwrap();
+        let path = logs.path().join(name);
+        expected.insert(Origin::new("host", path.to_str().unwrap()), content.as_bytes().to_vec());
+    }
+    let mut context = context(state.path());
+    let mut settings = (*context.settings).clone();
+    settings.max_batch_bytes = 5;
+    context.settings = settings.into();
+    let config = config(&logs.path().join("*.log"));
+    check_source(async |from| config.open(from, context.clone()).await, &expected, 5).await;
+}
+
+#[tokio::test]
+async fn wakes_when_a_line_is_appended() {
+    let (logs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = logs.path().join("a.log");
+    fs::write(&path, "one\n").unwrap();
+    let mut context = context(state.path());
+    context.once = None;
+    let mut source = config(&path).open(Checkpoint::default(), context).await.unwrap();
+    assert_eq!(next(&mut source).await.bytes(), b"one\n");
+    let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+    for round in 0..20 {
+        let line = format!("line {round}\n");
+        let write = async {
+            tokio::task::yield_now().await;
+            file.write_all(line.as_bytes()).unwrap();
+        };
+        let (batch, ()) = tokio::join!(next(&mut source), write);
+        assert_eq!(batch.bytes(), line.as_bytes());
+    }
+    // Replaced behind the watch's back.
+    let other = logs.path().join("other");
+    fs::write(&other, "another file\n").unwrap();
+    fs::rename(&other, &path).unwrap();
+    assert_eq!(next(&mut source).await.bytes(), b"another file\n");
+}
+
+#[tokio::test]
+async fn a_session_that_is_dropped_lets_go_of_its_state() {
+    let (logs, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = logs.path().join("a.log");
+    fs::write(&path, "one\n").unwrap();
+    let mut context = context(state.path());
+    context.once = None;
+    for _ in 0..5 {
+        let mut source = config(&path).open(Checkpoint::default(), context.clone()).await.unwrap();
+        assert_eq!(next(&mut source).await.bytes(), b"one\n");
+        // Dropped while it waits.
+        let waiting = tokio::time::timeout(Duration::from_millis(1), source.read()).await;
+        assert!(waiting.is_err());
+    }
+}

@@ -1,0 +1,330 @@
+//! Reading one batch of one log: [`Tail::turn`].
+//!
+//! A block is read together with the few bytes before it: they must be those that were there when the
+//! position was reached, or the file is another one by now. It is cut behind its last line end, and what
+//! follows is read again later: nothing is kept for a file that waits, however long its line.
+
+use std::io;
+
+use bytes::Bytes;
+use fshipper_pipeline::Batch;
+
+use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
+use super::log::{Log, Now, Stage, Whereabouts};
+use super::tail::Tail;
+
+/// A line that grows is looked through in pieces of this size for its end.
+const SCAN_BYTES: u64 = 64 << 10;
+
+/// What a look at the file of a log says.
+enum View {
+    /// Read so much, all of it even without a line end.
+    Read { length: usize, everything: bool },
+    /// Nothing to read now.
+    Nothing,
+    /// The file does not hold any more what was read of it.
+    Replaced,
+}
+
+impl Tail {
+    /// The next batch of a log, if it has one now.
+    pub(super) fn turn(&mut self, index: usize, now: Now) -> Option<Batch> {
+        let log = &mut self.logs[index];
+        if let Some(batch) = log.outbox.pop_front() {
+            return Some(batch);
+        }
+        match self.read(index, now) {
+            Ok(batch) => batch,
+            Err(error) => {
+                self.complain(index, &error);
+                None
+            }
+        }
+    }
+
+    fn read(&mut self, index: usize, now: Now) -> io::Result<Option<Batch>> {
+        if !self.open_again(index)? {
+            return Ok(None);
+        }
+        self.used(index);
+        let view = self.view(index, now)?;
+        match view {
+            View::Read { length, everything } => self.read_block(index, length, everything, now),
+            View::Nothing => {
+                self.reach_end(index, now);
+                Ok(None)
+            }
+            View::Replaced => {
+                self.replace(index, now);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the log's file is open; it may have been closed while there was nothing to read.
+    fn open_again(&mut self, index: usize) -> io::Result<bool> {
+        let log = &mut self.logs[index];
+        let Stage::Reading(reading) = &mut log.stage else { return Ok(false) };
+        if reading.file.is_some() {
+            return Ok(true);
+        }
+        let file = match identity::open(&reading.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        if let Some(file) = file
+            && Stat::of_file(&file)?.id == reading.id
+        {
+            reading.file = Some(file);
+            return Ok(true);
+        }
+        // It was renamed or replaced: its directory says more.
+        self.discovery.look_again(&log.path);
+        self.waiting.insert(index);
+        Ok(false)
+    }
+
+    /// Compares the file with what it was, and decides how much to read.
+    fn view(&mut self, index: usize, now: Now) -> io::Result<View> {
+        let max_batch_bytes = self.options.max_batch_bytes as u64;
+        let may_finish = self.may_finish(index, now);
+        let is_ending = self.is_ending;
+        let log = &mut self.logs[index];
+        let max_line_bytes = self.options.tables[log.table].max_line_bytes as u64;
+        let position = log.position();
+        // A generation that another one follows ends where that one begins.
+        let known_end = log.next_base().map(|next| next - log.offset + position);
+        let Stage::Reading(reading) = &mut log.stage else { return Ok(View::Nothing) };
+        let Some(file) = &reading.file else { return Ok(View::Nothing) };
+
+        let stat = Stat::of_file(file)?;
+        if stat.size < position || stat.size < reading.size {
+            // What it held at the last look was still what it had been.
+            reading.sound_size = reading.size;
+            return Ok(View::Replaced);
+        }
+        let is_touched = stat.modified != reading.modified;
+        if stat.size > reading.size {
+            reading.grown = now.instant;
+        }
+        reading.size = stat.size;
+        reading.modified = stat.modified;
+        if is_ending {
+            reading.stop_at.get_or_insert(stat.size);
+        }
+        let end = [known_end, reading.stop_at].into_iter().flatten().fold(stat.size, u64::min);
+        let waiting = end.saturating_sub(position);
+        if waiting == 0 {
+            // Nothing new, and yet it was written to: the same length with another content?
+            let is_replaced = is_touched && !check_mark(log)?;
+            return Ok(if is_replaced { View::Replaced } else { View::Nothing });
+        }
+        let length = waiting.min(max_batch_bytes);
+        let is_rest = length == waiting;
+        let everything = is_rest && (known_end == Some(end) || may_finish);
+        if !everything && reading.scanned > position && waiting < max_line_bytes {
+            // A line that grew: read it once it is whole.
+            let mut scanned = reading.scanned;
+            while scanned < end {
+                let piece = read_at(file, scanned, (end - scanned).min(SCAN_BYTES) as usize)?;
+                if piece.is_empty() || memchr::memchr(b'\n', &piece).is_some() {
+                    break;
+                }
+                scanned += piece.len() as u64;
+            }
+            reading.scanned = scanned;
+            if scanned >= end {
+                return Ok(View::Nothing);
+            }
+        }
+        Ok(View::Read { length: length as usize, everything })
+    }
+
+    fn read_block(
+        &mut self,
+        index: usize,
+        length: usize,
+        everything: bool,
+        now: Now,
+    ) -> io::Result<Option<Batch>> {
+        let log = &mut self.logs[index];
+        let max_line_bytes = self.options.tables[log.table].max_line_bytes;
+        let position = log.position();
+        let (Stage::Reading(reading), Some(generation)) = (&mut log.stage, log.generations.get(log.current))
+        else {
+            return Ok(None);
+        };
+        let Some(file) = &reading.file else { return Ok(None) };
+        let lead = position.min(MARKER_BYTES as u64) as usize;
+        let block = read_at(file, position - lead as u64, lead + length)?;
+        let mark = log.mark.filter(|mark| mark.0 == log.offset);
+        let is_mark_there = mark.is_none_or(|(_, marker)| marker.matches(&block[..lead.min(block.len())]));
+        let begins_file = position == lead as u64;
+        let is_head_there = !begins_file || matches_head(&generation.fingerprint, &block);
+        if block.len() < lead || !is_mark_there || !is_head_there {
+            self.replace(index, now);
+            return Ok(None);
+        }
+        reading.sound_size = reading.size;
+        let data = &block[lead..];
+        let taken = cut(data, everything && data.len() == length, max_line_bytes);
+        if taken == 0 {
+            reading.scanned = position + data.len() as u64;
+            self.reach_end(index, now);
+            return Ok(None);
+        }
+        if generation.fingerprint.is_outgrown(reading.size) && !self.grow_fingerprint(index)? {
+            self.replace(index, now);
+            return Ok(None);
+        }
+        let log = &mut self.logs[index];
+        let start = log.offset;
+        log.offset += taken as u64;
+        log.mark = Some((log.offset, Marker::of(&block[..lead + taken])));
+        let bytes = Bytes::from(block).slice(lead..lead + taken);
+        let mut batch = Batch::data(log.origin.clone(), log.epoch, start, bytes);
+        if let Some(place) = log.place(false) {
+            batch.place = place.encode();
+        }
+        log.complaint.settle();
+        Ok(Some(batch))
+    }
+
+    /// Takes a longer fingerprint of a file that has grown; whether it still begins as it did.
+    fn grow_fingerprint(&mut self, index: usize) -> io::Result<bool> {
+        let log = &mut self.logs[index];
+        let Stage::Reading(reading) = &log.stage else { return Ok(true) };
+        let Some(file) = &reading.file else { return Ok(true) };
+        let head = read_head(file)?;
+        let generation = &mut log.generations[log.current];
+        if !generation.fingerprint.matches(&head) {
+            return Ok(false);
+        }
+        generation.fingerprint = Fingerprint::of(&head);
+        self.state.stage_generation(&log.path, log.epoch, &log.generations[log.current]);
+        Ok(true)
+    }
+
+    /// Whether a last line without an end is all that will come.
+    fn may_finish(&self, index: usize, now: Now) -> bool {
+        let log = &self.logs[index];
+        let Stage::Reading(reading) = &log.stage else { return false };
+        let rotate_wait = self.options.tables[log.table].rotate_wait;
+        let is_still = now.instant.saturating_duration_since(reading.grown) >= rotate_wait;
+        match reading.whereabouts {
+            _ if self.is_ending => true,
+            Whereabouts::Copy => true,
+            Whereabouts::Moved | Whereabouts::Gone => is_still,
+            Whereabouts::Home => false,
+        }
+    }
+
+    /// All of the file was read, or all but a line that has no end yet.
+    fn reach_end(&mut self, index: usize, now: Now) {
+        let may_finish = self.may_finish(index, now);
+        let log = &mut self.logs[index];
+        let position = log.position();
+        let Stage::Reading(reading) = &log.stage else { return };
+        if let Some(next_base) = log.next_base() {
+            let is_there = log.offset >= next_base;
+            let is_short = may_finish && reading.size <= position;
+            if is_there || is_short {
+                if !is_there {
+                    // Shorter than it was when the next generation began: it was cut since.
+                    let missing = next_base - log.offset;
+                    log.lose(missing, "the file was cut before it was read to its end".to_owned());
+                    self.make_ready(index);
+                }
+                self.finish(index);
+                return;
+            }
+        }
+        if reading.whereabouts == Whereabouts::Home {
+            return;
+        }
+        self.waiting.insert(index);
+        if !may_finish || reading.size > position {
+            return;
+        }
+        let is_finished = match reading.whereabouts {
+            Whereabouts::Copy | Whereabouts::Gone => true,
+            // As long as nothing follows, its writer may still be at it.
+            Whereabouts::Moved | Whereabouts::Home => self.has_successor(index, now),
+        };
+        if is_finished {
+            self.finish(index);
+        }
+    }
+
+    /// The file was truncated or overwritten in place. What was not read of it may be in a copy.
+    fn replace(&mut self, index: usize, now: Now) {
+        let log = &mut self.logs[index];
+        log.note_end();
+        if let Stage::Reading(reading) = std::mem::replace(&mut log.stage, Stage::Locate) {
+            log.replaced = Some(reading.id);
+        }
+        self.discovery.look_again(&log.path);
+        self.discover(now);
+        self.unsettled.insert(index);
+    }
+}
+
+impl Log {
+    /// Remembers how far the file of the current generation went when it was last seen.
+    pub(super) fn note_end(&mut self) {
+        if let Stage::Reading(reading) = &self.stage {
+            let unread = reading.sound_size.saturating_sub(self.position());
+            self.seen_end = Some(self.offset + unread);
+        }
+    }
+}
+
+/// Whether the bytes before the position are those that were read.
+fn check_mark(log: &Log) -> io::Result<bool> {
+    let Some((offset, marker)) = log.mark.filter(|mark| mark.0 == log.offset) else { return Ok(true) };
+    let (Stage::Reading(reading), Some(generation)) = (&log.stage, log.generation()) else { return Ok(true) };
+    let Some(file) = &reading.file else { return Ok(true) };
+    let behind = Log::file_position(generation, offset);
+    let length = u64::from(marker.length).min(behind);
+    Ok(marker.matches(&read_at(file, behind - length, length as usize)?))
+}
+
+/// Whether a block that begins at the beginning of a file begins as the file did; it may be shorter.
+fn matches_head(fingerprint: &Fingerprint, block: &[u8]) -> bool {
+    block.len() < usize::from(fingerprint.length) || fingerprint.matches(block)
+}
+
+/// How much of `data` to take: whole lines; all of it when nothing more comes; a part when a line is longer
+/// than a line may be; else nothing.
+fn cut(data: &[u8], everything: bool, max_line_bytes: usize) -> usize {
+    if everything {
+        return data.len();
+    }
+    match memchr::memrchr(b'\n', data) {
+        Some(newline) => newline + 1,
+        None if data.len() >= max_line_bytes => max_line_bytes,
+        None => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_behind_the_last_line_end() {
+        assert_eq!(cut(b"one\ntwo\nthr", false, 100), 8);
+        assert_eq!(cut(b"\n", false, 100), 1);
+        assert_eq!(cut(b"thr", false, 100), 0);
+        assert_eq!(cut(b"thr", true, 100), 3);
+        assert_eq!(cut(b"one\nthr", true, 100), 7);
+    }
+
+    #[test]
+    fn cuts_a_part_when_a_line_is_too_long() {
+        assert_eq!(cut(b"12345", false, 6), 0);
+        assert_eq!(cut(b"123456", false, 6), 6);
+        assert_eq!(cut(b"1234567", false, 6), 6);
+        assert_eq!(cut(b"a\n1234567", false, 6), 2);
+    }
+}

@@ -1,0 +1,85 @@
+//! From a `[transport]` table with a `stream` to its two ends.
+
+use anyhow::Result;
+use fshipper_pipeline::{Checkpoint, Context, Ends, Settings, Sink, Source};
+
+use super::api::Api;
+use super::config::{Framing, Nats, StreamTable};
+use super::connect::{Connection, Queues, connect};
+use super::probe;
+use super::receiver::Receiver;
+use super::requests::Requests;
+use super::sender::Sender;
+use super::stream::Plan;
+use super::wire::Encoding;
+use super::{receiver, sender};
+
+/// Opens the sending end.
+///
+/// # Errors
+///
+/// The connection, the stream or a permission is missing.
+pub(super) async fn open_sender(
+    nats: &Nats,
+    stream: &StreamTable,
+    context: Context,
+) -> Result<Box<dyn Sink>> {
+    let settings = context.settings;
+    let api = open_api(nats, &settings, sender::QUEUES).await?;
+    let encoding = Encoding { compression: nats.compression, host: false };
+    let plan = plan(nats, stream);
+    Ok(Box::new(Sender::open(api, &plan, nats.subjects(), nats.framing, encoding, settings).await?))
+}
+
+/// Opens the receiving end at `from`.
+///
+/// # Errors
+///
+/// The connection, the stream or a permission is missing.
+pub(super) async fn open_receiver(
+    nats: &Nats,
+    stream: &StreamTable,
+    from: Checkpoint,
+    context: Context,
+) -> Result<Box<dyn Source>> {
+    let api = open_api(nats, &context.settings, receiver::QUEUES).await?;
+    let (plan, subjects) = (plan(nats, stream), nats.subjects());
+    let filters = subjects.receive(nats.read_partitions.as_deref());
+    let receiver = Receiver::open(api, plan, subjects, &nats.subject, filters, from, &context).await?;
+    Ok(Box::new(receiver))
+}
+
+/// Verifies what the ends need, and says what it found.
+///
+/// # Errors
+///
+/// What is missing or forbidden, with the remedy.
+pub(super) async fn probe(
+    nats: &Nats,
+    stream: &StreamTable,
+    connection: Connection,
+    ends: Ends,
+    settings: &Settings,
+) -> Result<Vec<String>> {
+    let api = Api::new(Requests::new(connection).await?);
+    let (plan, subjects) = (plan(nats, stream), nats.subjects());
+    let filters = subjects.receive(nats.read_partitions.as_deref());
+    probe::probe(&api, &plan, &subjects, &filters, ends, settings.host.as_bytes()).await
+}
+
+async fn open_api(nats: &Nats, settings: &Settings, queues: Queues) -> Result<Api> {
+    let connection = connect(nats, settings, queues).await?;
+    Ok(Api::new(Requests::new(connection).await?))
+}
+
+fn plan(nats: &Nats, table: &StreamTable) -> Plan {
+    Plan {
+        name: table.name.clone(),
+        create: table.create,
+        storage: table.storage,
+        replicas: table.replicas,
+        max_age: table.max_age.map(|age| age.0),
+        max_bytes: table.max_bytes.map(|size| size.0),
+        atomic: nats.framing == Framing::Line,
+    }
+}

@@ -1,0 +1,285 @@
+//! The task that publishes: [`Publisher`].
+//!
+//! It takes batches as they come and keeps a queue for each origin. An origin has one publish under way, many
+//! origins have one each; what waits behind a publish goes out together as the next one, so batches grow with
+//! the round trip and nobody waits for them to grow.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+use bytes::BytesMut;
+use fshipper_pipeline::{Batch, BudgetLease, Content, Origin};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+
+use super::outcome::Stop;
+use super::restore::Tail;
+use super::shipper::Shipper;
+
+/// What the sender hands over.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Publish this.
+    Publish(Batch),
+    /// Say when everything before this is stored, or held.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Publishes what it is handed.
+pub(super) struct Publisher {
+    shipper: Arc<Shipper>,
+    max_batch_bytes: usize,
+    max_under_way: usize,
+    orders: mpsc::Receiver<Order>,
+    held: Arc<Held>,
+    lanes: HashMap<Origin, Lane>,
+    /// Origins with something waiting and nothing under way, in the order in which they became so.
+    ready: VecDeque<Origin>,
+    under_way: FuturesUnordered<BoxFuture<'static, Landing>>,
+    waiting_batches: usize,
+    waiting_bytes: usize,
+    flush: Option<oneshot::Sender<()>>,
+}
+
+/// One origin.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Its end in the stream; unknown before it was asked for, and while something is under way.
+    tail: Option<Tail>,
+    waiting: VecDeque<Batch>,
+    busy: bool,
+}
+
+/// The origins that cannot go on, and why. The publisher adds to it, the sender reads it.
+#[derive(Debug, Default)]
+pub(super) struct Held(Mutex<HashMap<Origin, Hold>>);
+
+#[derive(Debug)]
+struct Hold {
+    reason: String,
+    told: bool,
+}
+
+/// The end of a publish.
+struct Landing {
+    origin: Origin,
+    bytes: usize,
+    result: Result<Tail, Stop>,
+}
+
+/// The most that waits or is under way: as much as the whole hop may hold. Batches bring leases of that budget
+/// with them, and this bounds those that do not.
+const MAX_WAITING_BYTES: usize = 8 << 20;
+
+/// The same in batches, which cost memory of their own.
+const MAX_WAITING_BATCHES: usize = 4096;
+
+impl Publisher {
+    /// For the origins whose `tails` are known. At most `max_under_way` publish at once.
+    pub(super) fn new(
+        shipper: Arc<Shipper>,
+        tails: HashMap<Origin, Tail>,
+        max_batch_bytes: usize,
+        max_under_way: usize,
+        orders: mpsc::Receiver<Order>,
+        held: Arc<Held>,
+    ) -> Self {
+        let known = |tail| Lane { tail: Some(tail), ..Lane::default() };
+        Self {
+            shipper,
+            max_batch_bytes,
+            max_under_way,
+            orders,
+            held,
+            lanes: tails.into_iter().map(|(origin, tail)| (origin, known(tail))).collect(),
+            ready: VecDeque::new(),
+            under_way: FuturesUnordered::new(),
+            waiting_batches: 0,
+            waiting_bytes: 0,
+            flush: None,
+        }
+    }
+
+    /// Publishes until the sender is gone.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be published to as it was found.
+    pub(super) async fn run(mut self) -> Result<()> {
+        loop {
+            self.launch();
+            if self.under_way.is_empty()
+                && let Some(flush) = self.flush.take()
+            {
+                // The sender is gone when it does not wait.
+                let _ = flush.send(());
+            }
+            let has_room =
+                self.waiting_bytes < MAX_WAITING_BYTES && self.waiting_batches < MAX_WAITING_BATCHES;
+            tokio::select! {
+                Some(landing) = self.under_way.next() => self.land(landing)?,
+                order = self.orders.recv(), if has_room => match order {
+                    Some(Order::Publish(batch)) => self.enqueue(batch),
+                    Some(Order::Flush(flush)) => self.flush = Some(flush),
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn enqueue(&mut self, batch: Batch) {
+        if self.held.reason(&batch.origin).is_some() {
+            return;
+        }
+        let lane = self.lanes.entry(batch.origin.clone()).or_default();
+        if lane.waiting.is_empty() && !lane.busy {
+            self.ready.push_back(batch.origin.clone());
+        }
+        self.waiting_batches += 1;
+        self.waiting_bytes += batch.bytes().len();
+        lane.waiting.push_back(batch);
+    }
+
+    /// Starts as many publishes as may be under way.
+    fn launch(&mut self) {
+        while self.under_way.len() < self.max_under_way
+            && let Some(origin) = self.ready.pop_front()
+        {
+            let Some(lane) = self.lanes.get_mut(&origin) else { continue };
+            let Some(first) = lane.waiting.front() else { continue };
+            let room = self.shipper.room(first).unwrap_or(self.max_batch_bytes);
+            let (batch, leases, joined) = join(&mut lane.waiting, room.min(self.max_batch_bytes));
+            lane.busy = true;
+            self.waiting_batches -= joined;
+            let (shipper, tail, bytes) = (self.shipper.clone(), lane.tail.take(), batch.bytes().len());
+            self.under_way.push(Box::pin(async move {
+                let result = shipper.ship(tail, batch).await;
+                drop(leases);
+                Landing { origin, bytes, result }
+            }));
+        }
+    }
+
+    fn land(&mut self, Landing { origin, bytes, result }: Landing) -> Result<()> {
+        self.waiting_bytes -= bytes;
+        let Some(lane) = self.lanes.get_mut(&origin) else { return Ok(()) };
+        lane.busy = false;
+        match result {
+            Ok(tail) => {
+                lane.tail = Some(tail);
+                if !lane.waiting.is_empty() {
+                    self.ready.push_back(origin);
+                }
+                Ok(())
+            }
+            Err(Stop::Held(reason)) => {
+                for batch in lane.waiting.drain(..) {
+                    self.waiting_batches -= 1;
+                    self.waiting_bytes -= batch.bytes().len();
+                }
+                self.held.add(origin, reason);
+                Ok(())
+            }
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+}
+
+impl Held {
+    /// Why `origin` cannot go on, if it cannot.
+    pub(super) fn reason(&self, origin: &Origin) -> Option<String> {
+        self.lock().get(origin).map(|hold| hold.reason.clone())
+    }
+
+    /// Those that were not asked for yet.
+    pub(super) fn take_news(&self) -> Vec<(Origin, String)> {
+        let mut holds = self.lock();
+        let untold = holds.iter_mut().filter(|(_, hold)| !hold.told);
+        let told = untold.map(|(origin, hold)| {
+            hold.told = true;
+            (origin.clone(), hold.reason.clone())
+        });
+        told.collect()
+    }
+
+    fn add(&self, origin: Origin, reason: String) {
+        self.lock().insert(origin, Hold { reason, told: false });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Hold>> {
+        // Nothing that holds the lock can panic between two changes of the map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the first waiting batch, and with it those that continue it while all are at most `max_bytes` long.
+/// The leases are of those that were copied; and how many there were.
+fn join(waiting: &mut VecDeque<Batch>, max_bytes: usize) -> (Batch, Vec<BudgetLease>, usize) {
+    let mut first = waiting.pop_front().expect("a lane that is ready has a batch");
+    let (mut end, mut length, mut count) = (first.end(), first.bytes().len(), 0);
+    for next in waiting.iter() {
+        let continues =
+            next.epoch == first.epoch && next.start == end && length + next.bytes().len() <= max_bytes;
+        if !continues || next.bytes().is_empty() || first.bytes().is_empty() {
+            break;
+        }
+        (end, length, count) = (next.end(), length + next.bytes().len(), count + 1);
+    }
+    if count == 0 {
+        return (first, Vec::new(), 1);
+    }
+    let mut bytes = BytesMut::with_capacity(length);
+    bytes.extend_from_slice(first.bytes());
+    let mut leases = Vec::with_capacity(count);
+    for mut next in waiting.drain(..count) {
+        bytes.extend_from_slice(next.bytes());
+        leases.extend(next.lease.take());
+        // The place belongs to the end of the bytes.
+        (first.place, first.time) = (next.place, next.time);
+    }
+    first.content = Content::Data(bytes.freeze());
+    (first, leases, count + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str;
+
+    use fshipper_pipeline::Epoch;
+
+    use super::*;
+
+    fn batch(start: u64, text: &'static str) -> Batch {
+        Batch { place: text.as_bytes().into(), ..Batch::data(Origin::new("h", "/l"), Epoch(1), start, text) }
+    }
+
+    fn joined(batches: &[Batch], max_bytes: usize) -> (String, usize) {
+        let mut waiting: VecDeque<_> = batches.iter().cloned().collect();
+        let (batch, _, count) = join(&mut waiting, max_bytes);
+        assert_eq!(waiting.len() + count, batches.len());
+        (str::from_utf8(batch.bytes()).unwrap().to_owned(), count)
+    }
+
+    #[test]
+    fn what_waits_behind_a_publish_goes_out_together() {
+        let waiting = [batch(0, "one\n"), batch(4, "two\n"), batch(8, "three\n")];
+        assert_eq!(joined(&waiting, 100), ("one\ntwo\nthree\n".to_owned(), 3));
+        assert_eq!(joined(&waiting, 8), ("one\ntwo\n".to_owned(), 2));
+        assert_eq!(joined(&waiting, 3), ("one\n".to_owned(), 1));
+        let (first, _, _) = join(&mut waiting.into_iter().collect(), 100);
+        assert_eq!((first.end(), &first.place[..]), (14, &b"three\n"[..]));
+    }
+
+    #[test]
+    fn losses_gaps_and_epochs_are_not_joined() {
+        let loss = Batch::loss(Origin::new("h", "/l"), Epoch(1), 4, 2, "gone");
+        assert_eq!(joined(&[batch(0, "one\n"), loss.clone()], 100).1, 1);
+        assert_eq!(joined(&[loss, batch(6, "two\n")], 100).1, 1);
+        assert_eq!(joined(&[batch(0, "one\n"), batch(5, "two\n")], 100).1, 1);
+        let other = Batch { epoch: Epoch(2), ..batch(4, "two\n") };
+        assert_eq!(joined(&[batch(0, "one\n"), other], 100).1, 1);
+    }
+}

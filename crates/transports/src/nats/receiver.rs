@@ -1,0 +1,258 @@
+//! The receiving end with a stream: [`Receiver`].
+//!
+//! It numbers nothing that numbers itself: our messages say which bytes they are. Messages of other publishers
+//! are told apart by their sequence, and get positions here, one origin for each subject.
+//!
+//! A message of ours that is damaged is left out, counted and logged. Its bytes are then missing before the
+//! next message of its origin, and the pump deals with that as with any other gap.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use async_trait::async_trait;
+use fshipper_pipeline::{
+    Backoff, Batch, Checkpoint, Complaint, Context, Cursor, Escaped, Origin, Settings, Source,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::connect::Queues;
+use super::foreign::{Foreign, ForeignMessage};
+use super::pattern::covers;
+use super::pull::{Delivered, Until};
+use super::session::{Base, Place, Session};
+use super::stream::{End, Plan, Stream};
+use super::subject::Subjects;
+use super::window::WINDOW_MESSAGES;
+use super::wire::{self, Decoded};
+
+/// Reads from a stream.
+pub(super) struct Receiver {
+    api: Api,
+    plan: Plan,
+    subjects: Subjects,
+    filters: Vec<String>,
+    settings: Arc<Settings>,
+    /// The name of its cursor.
+    transport: Arc<str>,
+    place: Option<Place>,
+    session: Option<Session>,
+    /// When the last session was opened.
+    opened: Instant,
+    /// Sessions lost, or not opened, since the last message.
+    failures: u32,
+    backoff: Backoff,
+    foreign: Foreign,
+    /// Parts of a message that is longer than a batch may be.
+    parts: VecDeque<Batch>,
+    /// With `--once`: fires when the end may be taken.
+    once: Option<CancellationToken>,
+    ending: Ending,
+    refused: Complaint,
+}
+
+/// Where reading ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Nowhere yet.
+    Open,
+    /// At the last message that the stream holds when it is looked at next.
+    Due,
+    /// At this sequence.
+    At(u64),
+}
+
+/// Queues of the client for this end: what the window allows, and the statuses between.
+pub(super) const QUEUES: Queues = Queues { outgoing: 64, incoming: WINDOW_MESSAGES + 64 };
+
+/// How many sessions may fail, one after the other, before the hop is opened again: a server that restarts takes
+/// a moment until its streams are there.
+const MAX_FAILURES: u32 = 6;
+const REOPEN_FIRST: Duration = Duration::from_millis(100);
+const REOPEN_MOST: Duration = Duration::from_secs(2);
+
+/// A session that lasts so long was a good one, even when there was nothing to read.
+const SESSION_COUNTS_AFTER: Duration = Duration::from_secs(30);
+
+/// The most that a message may hold once decompressed: as much as a whole hop may hold in memory, or as the
+/// server takes in one message.
+const MAX_DATA_BYTES: usize = 8 << 20;
+
+impl Receiver {
+    /// Starts reading at the cursor in `from`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Stream::open`] and [`Session::open`].
+    pub(super) async fn open(
+        api: Api,
+        plan: Plan,
+        subjects: Subjects,
+        subject: &str,
+        filters: Vec<String>,
+        from: Checkpoint,
+        context: &Context,
+    ) -> Result<Self> {
+        let transport: Arc<str> = format!("nats:{}:{subject}", plan.name).into();
+        let place = from.cursor(&transport).and_then(|position| {
+            let place = Place::parse(position);
+            if place.is_none() {
+                tracing::warn!("the cursor `{}` of `{transport}` makes no sense", Escaped(position));
+            }
+            place
+        });
+        let mut receiver = Self {
+            api,
+            plan,
+            subjects,
+            filters,
+            settings: context.settings.clone(),
+            transport,
+            place,
+            session: None,
+            opened: Instant::now(),
+            failures: 0,
+            backoff: Backoff::new(REOPEN_FIRST, REOPEN_MOST),
+            foreign: Foreign::restore(&from),
+            parts: VecDeque::new(),
+            once: context.once.clone(),
+            ending: Ending::Open,
+            refused: Complaint::default(),
+        };
+        if receiver.once.as_ref().is_some_and(CancellationToken::is_cancelled) {
+            receiver.ending = Ending::Due;
+        }
+        receiver.open_session().await?;
+        Ok(receiver)
+    }
+
+    async fn open_session(&mut self) -> Result<()> {
+        let stream = Stream::open(&self.api, &self.plan, &self.subjects, End::Receiver).await?;
+        if self.ending == Ending::Due {
+            self.ending = Ending::At(stream.last_sequence);
+        }
+        let until = match self.ending {
+            Ending::At(end) => Until::End(end),
+            _ => Until::Forever,
+        };
+        let session = Session::open(&self.api, &stream, &self.filters, self.place.as_ref(), until).await?;
+        (self.session, self.opened) = (Some(session), Instant::now());
+        Ok(())
+    }
+
+    /// A session could not be opened, or was lost. Waits a moment, for the next one may fare better.
+    ///
+    /// # Errors
+    ///
+    /// There were too many of these, one after the other.
+    async fn pause_after(&mut self, error: anyhow::Error) -> Result<()> {
+        let was_open = self.session.take().is_some();
+        if was_open && self.opened.elapsed() > SESSION_COUNTS_AFTER {
+            self.reset_failures();
+        }
+        self.failures += 1;
+        if self.failures == MAX_FAILURES {
+            return Err(error);
+        }
+        tracing::warn!("reading again from the stream `{}`: {error:#}", self.plan.name);
+        tokio::time::sleep(self.backoff.pause()).await;
+        Ok(())
+    }
+
+    fn reset_failures(&mut self) {
+        self.failures = 0;
+        self.backoff.reset();
+    }
+
+    /// Waits for the next message; `None` at the end.
+    async fn next_message(&mut self) -> Result<Option<(Base, Delivered)>> {
+        loop {
+            let Some(session) = &mut self.session else {
+                if let Err(error) = self.open_session().await {
+                    self.pause_after(error).await?;
+                }
+                continue;
+            };
+            let next = match &self.once {
+                Some(once) if self.ending == Ending::Open => {
+                    tokio::select! {
+                        biased;
+                        () = once.cancelled() => {
+                            // Another consumer goes on here, one that ends.
+                            (self.session, self.ending) = (None, Ending::Due);
+                            continue;
+                        }
+                        next = session.consumer.next() => next,
+                    }
+                }
+                _ => session.consumer.next().await,
+            };
+            match next {
+                Ok(Some(delivered)) => {
+                    let base = session.base.clone();
+                    self.reset_failures();
+                    return Ok(Some((base, delivered)));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => self.pause_after(error).await?,
+            }
+        }
+    }
+
+    /// Makes batches of a message; none when it is known, or damaged.
+    fn take(&mut self, base: Base, delivered: Delivered) {
+        let (sequence, time) = (delivered.sequence, delivered.stored_at());
+        let subject = delivered.message.subject.clone();
+        // A stream may hold more than was asked for, from before its subjects were changed.
+        if !self.filters.iter().any(|filter| covers(filter, &subject)) {
+            return;
+        }
+        let place = Place { base, sequence, time: delivered.time };
+        let message = delivered.message;
+        let max_data_bytes = MAX_DATA_BYTES.max(self.api.requests().connection().client.max_payload());
+        let headers = message.headers.as_ref();
+        let decoded = wire::decode(&self.subjects, &subject, headers, message.payload, max_data_bytes);
+        let cursor = Cursor { transport: self.transport.clone(), position: place.to_string().into() };
+        let foreign_epoch = place.base.foreign_epoch;
+        self.place = Some(place);
+        match decoded {
+            Ok(Decoded::Ours { origin, epoch, start, content, place }) => {
+                let batch = Batch { origin, epoch, start, content, time, place, cursor: None, lease: None };
+                self.parts.extend(wire::split(batch, self.settings.max_batch_bytes));
+            }
+            Ok(Decoded::Foreign { host, bytes }) => {
+                let origin = Origin::new(host, subject.as_bytes());
+                let message = ForeignMessage { origin, epoch: foreign_epoch, sequence, time, bytes };
+                self.parts.extend(self.foreign.number(message, self.settings.max_batch_bytes));
+            }
+            Err(refused) => {
+                let (stream, subject) = (&self.plan.name, Escaped(subject.as_bytes()));
+                tracing::debug!("left out the message {sequence} of the stream `{stream}`: {refused}");
+                let message =
+                    format!("a message on `{subject}` in the stream `{stream}` is left out: {refused}");
+                self.refused.report(&message, |message| tracing::error!("{message} (sequence {sequence})"));
+            }
+        }
+        // Only all parts of a message together move the cursor.
+        if let Some(last) = self.parts.back_mut() {
+            last.cursor = Some(cursor);
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Receiver {
+    async fn read(&mut self) -> Result<Option<Batch>> {
+        loop {
+            if let Some(batch) = self.parts.pop_front() {
+                return Ok(Some(batch));
+            }
+            let next = self.next_message().await;
+            let next = next.with_context(|| format!("cannot read from the stream `{}`", self.plan.name))?;
+            let Some((base, delivered)) = next else { return Ok(None) };
+            self.take(base, delivered);
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! How batches of one origin get into the stream: [`Shipper::ship`].
+//!
+//! Each publish says which message is the last of its subject; the server refuses it when that is not so. One
+//! publish of an origin is under way at a time. So the stream itself holds every origin contiguous, in order
+//! and once, whatever is lost, late or sent twice, and whoever else publishes.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Error, anyhow};
+use async_nats::header::{
+    NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL, NATS_BATCH_ID, NATS_BATCH_SEQUENCE,
+    NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM,
+};
+use async_nats::message::OutboundMessage;
+use async_nats::{HeaderMap, Subject};
+use fshipper_pipeline::{Backoff, Batch, Complaint, Content, Origin};
+use serde::Deserialize;
+
+use super::api::{Api, ApiError, Refusal};
+use super::config::Framing;
+use super::outcome::{self, Outcome, Stop};
+use super::requests::Failure;
+use super::restore::{Last, LastError, Tail, last_of};
+use super::stream::Stream;
+use super::subject::Subjects;
+use super::verdict::{Verdict, after, beyond, judge, offset_of};
+use super::wire::{self, Encoding};
+
+/// What all origins of one sender share.
+#[derive(Debug)]
+pub(super) struct Shipper {
+    pub(super) api: Api,
+    pub(super) stream: Stream,
+    pub(super) subjects: Subjects,
+    pub(super) framing: Framing,
+    pub(super) encoding: Encoding,
+    /// Whether the stream takes atomic batches; it may turn out that it does not.
+    atomic: AtomicBool,
+    next_batch: AtomicU64,
+    batch_prefix: u64,
+    /// The stream does not take anything now.
+    full: Mutex<Complaint>,
+    /// Somebody else publishes our logs.
+    rival: Mutex<Complaint>,
+}
+
+/// What one publish carries: one message, or an atomic batch of a line each.
+struct Parcel {
+    /// The bytes of all its messages.
+    batch: Batch,
+    messages: usize,
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    error: Option<Refusal>,
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+}
+
+/// The most messages that the server takes in one atomic batch.
+const ATOMIC_BATCH_MESSAGES: usize = 1000;
+
+/// What JetStream's headers add to one of our messages, besides the name of the stream.
+const JETSTREAM_HEADER_BYTES: usize = 256;
+
+/// The pauses between attempts while the stream does not take anything.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// How often load alone may keep an origin waiting before it is worth a report.
+const MAX_QUIET_REFUSALS: u32 = 6;
+
+/// How many publishes of one origin may come to nothing, one after the other, without a reason to wait: more
+/// is no accident.
+const MAX_VAIN_ATTEMPTS: u32 = 8;
+
+/// How often the stream is asked in vain for the end of an origin before the connection is given up.
+const MAX_QUESTIONS: u32 = 8;
+
+impl Shipper {
+    /// For a sender to `stream`.
+    pub(super) fn new(
+        api: Api,
+        stream: Stream,
+        subjects: Subjects,
+        framing: Framing,
+        encoding: Encoding,
+    ) -> Self {
+        Self {
+            atomic: AtomicBool::new(stream.atomic),
+            api,
+            stream,
+            subjects,
+            framing,
+            encoding,
+            next_batch: AtomicU64::new(0),
+            batch_prefix: fastrand::u64(..),
+            full: Mutex::default(),
+            rival: Mutex::default(),
+        }
+    }
+
+    /// How many bytes of `batch` one message can hold; `None` when not even one.
+    pub(super) fn room(&self, batch: &Batch) -> Option<usize> {
+        let max_payload = self.api.requests().connection().client.max_payload();
+        let max_bytes = self.stream.max_message_bytes.map_or(max_payload, |bytes| bytes.min(max_payload));
+        let jetstream = JETSTREAM_HEADER_BYTES + self.stream.name.len();
+        max_bytes.checked_sub(wire::header_bytes(batch, self.encoding) + jetstream).filter(|&room| room > 0)
+    }
+
+    /// Publishes a batch after `tail`, where that is known, and waits until the stream has all of it; the new
+    /// tail. What the stream has already is not published again.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot go on; the stream may have a part of the batch.
+    pub(super) async fn ship(&self, tail: Option<Tail>, batch: Batch) -> Result<Tail, Stop> {
+        let subject = Subject::from(self.subjects.publish(&batch.origin));
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut tail = match tail {
+            Some(tail) => tail,
+            None => {
+                let last = self.ask(&subject, 0).await?;
+                last.map_or_else(Tail::default, Tail::from)
+            }
+        };
+        let mut rest = beyond(&tail, batch).map_err(Stop::Failed)?;
+        let (mut vain_attempts, mut refusals, mut complained) = (0, 0, false);
+        while let Some(batch) = rest {
+            if vain_attempts == MAX_VAIN_ATTEMPTS {
+                return Err(Stop::Failed(anyhow!(
+                    "cannot publish to `{subject}`, {vain_attempts} times in a row"
+                )));
+            }
+            if vain_attempts > 1 {
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            let parcel = self.parcel(&batch)?;
+            match self.publish(&subject, &parcel, tail.sequence).await? {
+                Outcome::Stored(sequence) => {
+                    tail = Tail { sequence, end: Some((batch.epoch, parcel.batch.end())) };
+                    rest = after(batch, offset_of(&tail));
+                    (backoff, vain_attempts, refusals) = (Backoff::new(RETRY_FIRST, RETRY_MOST), 0, 0);
+                }
+                Outcome::TooLarge => {
+                    vain_attempts += 1;
+                    rest = Some(batch);
+                }
+                Outcome::NotAtomic => {
+                    self.give_up_atomic_batches();
+                    vain_attempts += 1;
+                    rest = Some(batch);
+                }
+                Outcome::Later { reason, needs_operator } => {
+                    refusals += 1;
+                    if needs_operator || refusals >= MAX_QUIET_REFUSALS {
+                        self.complain_of(&reason);
+                        complained = true;
+                    }
+                    tokio::time::sleep(backoff.pause()).await;
+                    rest = Some(batch);
+                }
+                Outcome::Doubtful { reason, last_sequence } => {
+                    tracing::debug!("asking what became of a message to `{subject}`: {reason}");
+                    let start = batch.start;
+                    (tail, rest) = self.settle(&subject, tail, batch, &parcel, last_sequence).await?;
+                    let progress = rest.as_ref().is_none_or(|rest| rest.start > start);
+                    vain_attempts = if progress { 0 } else { vain_attempts + 1 };
+                }
+            }
+        }
+        if complained {
+            self.settle_complaint();
+        }
+        Ok(tail)
+    }
+
+    /// What the next publish carries.
+    fn parcel(&self, batch: &Batch) -> Result<Parcel, Stop> {
+        let Some(room) = self.room(batch) else {
+            let header = wire::header_bytes(batch, self.encoding);
+            return Err(Stop::Held(format!(
+                "its header alone is {header} bytes long, and the server takes no message of more than {} \
+                 bytes: raise `max_payload` of the server or `max_msg_size` of the stream",
+                self.stream.max_message_bytes.unwrap_or_else(|| self.max_payload())
+            )));
+        };
+        let mut first = first_of(wire::split(batch.clone(), room));
+        if self.framing == Framing::Batch {
+            return Ok(Parcel { batch: first, messages: 1 });
+        }
+        let most = if self.atomic.load(Ordering::Relaxed) { ATOMIC_BATCH_MESSAGES } else { 1 };
+        let (mut messages, mut length) = (0, 0);
+        for line in wire::lines(first.clone()).take(most) {
+            messages += 1;
+            length += line.bytes().len();
+        }
+        if let Content::Data(bytes) = &mut first.content {
+            bytes.truncate(length);
+        }
+        Ok(Parcel { batch: first, messages })
+    }
+
+    async fn publish(&self, subject: &Subject, parcel: &Parcel, sequence: u64) -> Result<Outcome, Stop> {
+        let messages = self.messages(subject, parcel, sequence);
+        let reply = match self.api.requests().send_all(subject, messages).await {
+            Ok(reply) => reply,
+            Err(failure) => return outcome::of_failure(failure),
+        };
+        let acknowledgement: Acknowledgement = serde_json::from_slice(&reply.payload).map_err(|error| {
+            Stop::Failed(anyhow!("the acknowledgement on `{subject}` makes no sense: {error}"))
+        })?;
+        match acknowledgement.error {
+            Some(refusal) => outcome::of_refusal(&refusal, &self.stream.name, subject),
+            None if acknowledgement.stream == self.stream.name => Ok(Outcome::Stored(acknowledgement.seq)),
+            None => Err(Stop::Failed(anyhow!(
+                "`{subject}` is taken by the stream `{}`, not by `{}`",
+                acknowledgement.stream,
+                self.stream.name
+            ))),
+        }
+    }
+
+    fn messages<'a>(
+        &'a self,
+        subject: &'a Subject,
+        parcel: &'a Parcel,
+        sequence: u64,
+    ) -> impl Iterator<Item = OutboundMessage> + Send + 'a {
+        let batch_id = (parcel.messages > 1).then(|| {
+            let number = self.next_batch.fetch_add(1, Ordering::Relaxed);
+            format!("{:016x}-{number:x}", self.batch_prefix)
+        });
+        let batches: Box<dyn Iterator<Item = Batch> + Send> = match parcel.messages {
+            1 => Box::new(std::iter::once(parcel.batch.clone())),
+            _ => Box::new(wire::lines(parcel.batch.clone())),
+        };
+        batches.zip(1..).map(move |(batch, number)| {
+            let wire::Message { mut headers, payload } = wire::encode(&batch, self.encoding);
+            if number == 1 {
+                headers.insert(NATS_EXPECTED_STREAM, self.stream.name.as_str());
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
+            }
+            if let Some(id) = &batch_id {
+                add_batch_headers(&mut headers, id, number, parcel.messages);
+            }
+            OutboundMessage { subject: subject.clone(), reply: None, headers: Some(headers), payload }
+        })
+    }
+
+    /// Asks the stream what became of `parcel`, the first part of `batch`; the tail, and what is left.
+    async fn settle(
+        &self,
+        subject: &Subject,
+        tail: Tail,
+        batch: Batch,
+        parcel: &Parcel,
+        last_sequence: u64,
+    ) -> Result<(Tail, Option<Batch>), Stop> {
+        let last = self.ask(subject, last_sequence).await?;
+        let origin = batch.origin.clone();
+        let tail = match judge(&tail, &parcel.batch, last.as_ref()) {
+            Verdict::Stored(tail) => {
+                let end = offset_of(&tail);
+                if end > parcel.batch.end() {
+                    self.complain_of_rival(&origin);
+                }
+                return Ok((tail, after(batch, end)));
+            }
+            Verdict::Continue(tail) => {
+                if offset_of(&tail) > batch.start && tail.end.is_some_and(|(epoch, _)| epoch == batch.epoch) {
+                    self.complain_of_rival(&origin);
+                }
+                tail
+            }
+            Verdict::WentBack if last.is_none() && self.was_taken_by_retention(&tail).await? => {
+                Tail { sequence: 0, end: tail.end }
+            }
+            Verdict::WentBack => {
+                return Err(Stop::Failed(anyhow!(
+                    "the stream `{}` holds less of `{origin}` than it acknowledged: it went back, or messages \
+                     were deleted; starting again at what it holds",
+                    self.stream.name
+                )));
+            }
+            Verdict::Rival(reason) => return Err(Stop::Failed(anyhow!(reason))),
+        };
+        let rest = beyond(&tail, batch).map_err(Stop::Failed)?;
+        Ok((tail, rest))
+    }
+
+    /// The last message of a subject. The answer is at least as new as `last_sequence`: a replica may lag.
+    async fn ask(&self, subject: &Subject, last_sequence: u64) -> Result<Option<Last>, Stop> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut questions = 0;
+        loop {
+            let problem = match last_of(&self.api, &self.stream, &self.subjects, subject).await {
+                Ok(last) if last.as_ref().map_or(0, |last| last.sequence) >= last_sequence => {
+                    return Ok(last);
+                }
+                Ok(_) => anyhow!("the replica that answers does not have it yet"),
+                // It breaks no sooner than there is a connection again, so this is not a tight loop.
+                Err(LastError::Api(ApiError::Failure { failure: Failure::Reconnected, .. })) => continue,
+                Err(LastError::Api(ApiError::Failure { failure: Failure::Denied(violation), .. })) => {
+                    return Err(Stop::Held(violation));
+                }
+                Err(LastError::Api(error)) if !error.passes() => {
+                    return Err(Stop::Failed(error.explain(&self.api.requests().server())));
+                }
+                Err(error) => Error::new(error),
+            };
+            questions += 1;
+            if questions == MAX_QUESTIONS {
+                let cannot = format!(
+                    "cannot ask the stream `{}` for its last message of `{subject}`",
+                    self.stream.name
+                );
+                return Err(Stop::Failed(problem.context(cannot)));
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    /// Whether an origin that the stream has nothing of any more is missing because the stream let go of its
+    /// oldest messages, and no other reason.
+    async fn was_taken_by_retention(&self, tail: &Tail) -> Result<bool, Stop> {
+        let stream = self.stream.refreshed(&self.api).await.map_err(Stop::Failed)?;
+        Ok(stream.is_same_as(&self.stream) && stream.first_sequence > tail.sequence)
+    }
+
+    fn give_up_atomic_batches(&self) {
+        if self.atomic.swap(false, Ordering::Relaxed) {
+            let name = &self.stream.name;
+            tracing::warn!("stream `{name}` does not allow atomic batches any more: lines go one by one");
+        }
+    }
+
+    fn max_payload(&self) -> usize {
+        self.api.requests().connection().client.max_payload()
+    }
+
+    fn complain_of(&self, reason: &str) {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = format!("stream `{}` takes nothing now, trying again: {reason}", self.stream.name);
+        full.report(&message, |message| tracing::error!("{message}"));
+    }
+
+    fn settle_complaint(&self) {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner).settle();
+    }
+
+    fn complain_of_rival(&self, origin: &Origin) {
+        let mut rival = self.rival.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = format!(
+            "somebody else publishes `{origin}` too: if it is not this very producer that was restarted, stop one of them"
+        );
+        rival.report(&message, |message| tracing::warn!("{message}"));
+    }
+}
+
+fn first_of(mut parts: impl Iterator<Item = Batch>) -> Batch {
+    parts.next().expect("a batch has at least one part")
+}
+
+fn add_batch_headers(headers: &mut HeaderMap, id: &str, number: usize, messages: usize) {
+    headers.insert(NATS_BATCH_ID, id);
+    headers.insert(NATS_BATCH_SEQUENCE, number.to_string());
+    if number == messages {
+        headers.insert(NATS_BATCH_COMMIT, NATS_BATCH_COMMIT_FINAL);
+    }
+}

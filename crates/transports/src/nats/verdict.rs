@@ -1,0 +1,217 @@
+//! What the stream's last message of an origin says of a batch whose fate is unknown: [`judge`].
+
+use anyhow::{Result, bail};
+use fshipper_pipeline::Batch;
+
+use super::restore::{Last, Tail};
+
+/// What the stream's last message of an origin means for a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It has the whole batch.
+    Stored(Tail),
+    /// It has some of the batch, or nothing: go on after this.
+    Continue(Tail),
+    /// It has less than it acknowledged.
+    WentBack,
+    /// It has another history.
+    Rival(String),
+}
+
+impl From<Last> for Tail {
+    fn from(Last { sequence, described }: Last) -> Self {
+        Self { sequence, end: described.map(|described| (described.epoch, described.end)) }
+    }
+}
+
+/// Compares what was sent after `tail` with the last message that the stream has.
+///
+/// | the last message | verdict |
+/// | --- | --- |
+/// | is the one we sent after | `Continue`: nothing came |
+/// | ends within the batch, same epoch | `Continue` there: an older copy of us was cut elsewhere |
+/// | ends at or after the end of the batch | `Stored`: the acknowledgement was lost, or somebody is ahead |
+/// | ends before the batch, or is gone | `WentBack` |
+/// | is of another epoch | `Rival` |
+pub(super) fn judge(tail: &Tail, batch: &Batch, last: Option<&Last>) -> Verdict {
+    let Some(last) = last else {
+        return if tail.sequence == 0 { Verdict::Continue(tail.clone()) } else { Verdict::WentBack };
+    };
+    if last.sequence == tail.sequence {
+        return Verdict::Continue(tail.clone());
+    }
+    let Some(described) = &last.described else {
+        // Others published there, and we never did.
+        return match tail.end {
+            None => Verdict::Continue(Tail { sequence: last.sequence, end: None }),
+            Some(_) => Verdict::WentBack,
+        };
+    };
+    let end = described.end;
+    if described.epoch != batch.epoch {
+        // What we knew of is covered by a message that is not ours: the position stands.
+        if tail.end == Some((described.epoch, end)) {
+            return Verdict::Continue(Tail { sequence: last.sequence, end: tail.end });
+        }
+        return Verdict::Rival(format!(
+            "two producers publish `{}`: the stream holds the epoch {} up to {end}, and this is the epoch {}; \
+             stop one of them, or give them different `host` names",
+            batch.origin, described.epoch, batch.epoch
+        ));
+    }
+    let new = Tail { sequence: last.sequence, end: Some((described.epoch, end)) };
+    if end < batch.start {
+        Verdict::WentBack
+    } else if end < batch.end() {
+        Verdict::Continue(new)
+    } else if batch.span() == 0 && tail.end == new.end && described.start < end {
+        // The record of a loss of unknown amount ends where it starts: only one that spans nothing is it.
+        Verdict::Continue(new)
+    } else {
+        Verdict::Stored(new)
+    }
+}
+
+/// What of `batch` lies beyond the tail; the pump has admitted it, and this is the same check once more.
+pub(super) fn beyond(tail: &Tail, batch: Batch) -> Result<Option<Batch>> {
+    match tail.end {
+        Some((epoch, end)) if epoch == batch.epoch => {
+            if batch.start > end {
+                let Batch { origin, start, .. } = batch;
+                bail!(
+                    "a batch of `{origin}` starts at {start}, and the stream ends at {end}: bytes are missing"
+                );
+            }
+            Ok(if batch.start == end { Some(batch) } else { after(batch, end) })
+        }
+        _ => Ok(Some(batch)),
+    }
+}
+
+/// What of `batch` lies after the offset `end`.
+pub(super) fn after(mut batch: Batch, end: u64) -> Option<Batch> {
+    if batch.end() <= end {
+        return None;
+    }
+    let known = end.saturating_sub(batch.start);
+    batch.cut_front(known);
+    Some(batch)
+}
+
+/// How far the stream has the origin; 0 when it has nothing of it.
+pub(super) fn offset_of(tail: &Tail) -> u64 {
+    tail.end.map_or(0, |(_, end)| end)
+}
+
+#[cfg(test)]
+mod tests {
+    use fshipper_pipeline::{Epoch, Origin};
+
+    use super::super::subject::Subjects;
+    use super::super::wire::{self, Encoding};
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(7);
+
+    fn batch(start: u64, text: &'static str) -> Batch {
+        Batch::data(Origin::new("h", "/l"), EPOCH, start, text)
+    }
+
+    fn last(sequence: u64, batch: &Batch) -> Option<Last> {
+        let subjects = Subjects::new("s", None, true);
+        let message = wire::encode(batch, Encoding::default());
+        let described =
+            wire::headers_only(&subjects, &subjects.publish(&batch.origin), Some(&message.headers));
+        Some(Last { sequence, described: described.unwrap() })
+    }
+
+    fn tail(sequence: u64, end: u64) -> Tail {
+        Tail { sequence, end: Some((EPOCH, end)) }
+    }
+
+    #[test]
+    fn a_lost_acknowledgement_is_a_stored_batch() {
+        let sent = batch(4, "two\n");
+        assert_eq!(judge(&tail(1, 4), &sent, last(2, &sent).as_ref()), Verdict::Stored(tail(2, 8)));
+        assert_eq!(
+            judge(&Tail::default(), &batch(0, "one\n"), last(9, &batch(0, "one\n")).as_ref()),
+            Verdict::Stored(tail(9, 4))
+        );
+    }
+
+    #[test]
+    fn what_was_not_stored_is_sent_again() {
+        let known = batch(0, "one\n");
+        assert_eq!(
+            judge(&tail(1, 4), &batch(4, "two\n"), last(1, &known).as_ref()),
+            Verdict::Continue(tail(1, 4))
+        );
+        assert_eq!(judge(&Tail::default(), &known, None), Verdict::Continue(Tail::default()));
+    }
+
+    #[test]
+    fn an_older_copy_cut_elsewhere_is_continued_where_it_ends() {
+        let (sent, copy) = (batch(4, "two\nthree\n"), batch(4, "two\n"));
+        assert_eq!(judge(&tail(1, 4), &sent, last(2, &copy).as_ref()), Verdict::Continue(tail(2, 8)));
+        assert_eq!(beyond(&tail(2, 8), sent).unwrap().unwrap().bytes(), b"three\n");
+    }
+
+    #[test]
+    fn another_instance_ahead_of_us_makes_the_batch_a_duplicate() {
+        let ahead = batch(8, "three\n");
+        assert_eq!(
+            judge(&tail(1, 4), &batch(4, "two\n"), last(3, &ahead).as_ref()),
+            Verdict::Stored(tail(3, 14))
+        );
+        assert!(beyond(&tail(3, 14), batch(4, "two\n")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_stream_that_has_less_than_it_acknowledged_went_back() {
+        let sent = batch(4, "two\n");
+        assert_eq!(judge(&tail(5, 4), &sent, None), Verdict::WentBack);
+        assert_eq!(judge(&tail(5, 4), &sent, last(2, &batch(0, "o\n")).as_ref()), Verdict::WentBack);
+        let foreign = Some(Last { sequence: 9, described: None });
+        assert_eq!(judge(&tail(5, 4), &sent, foreign.as_ref()), Verdict::WentBack);
+    }
+
+    #[test]
+    fn another_publishers_message_on_top_leaves_the_position_where_it_was() {
+        let known = last(1, &batch(0, "one\n")).unwrap();
+        let covered = Some(Last { sequence: 3, ..known });
+        assert_eq!(judge(&tail(1, 4), &batch(4, "two\n"), covered.as_ref()), Verdict::Continue(tail(3, 4)));
+        let foreign = Some(Last { sequence: 3, described: None });
+        let expected = Tail { sequence: 3, end: None };
+        assert_eq!(
+            judge(&Tail::default(), &batch(0, "one\n"), foreign.as_ref()),
+            Verdict::Continue(expected)
+        );
+    }
+
+    #[test]
+    fn another_epoch_is_another_producer_unless_it_is_the_one_we_follow() {
+        let theirs = Batch::data(Origin::new("h", "/l"), Epoch(8), 0, "one\n");
+        let Verdict::Rival(reason) = judge(&tail(1, 4), &batch(4, "two\n"), last(2, &theirs).as_ref()) else {
+            panic!("it is a rival")
+        };
+        assert!(reason.contains("0000000000000007") && reason.contains("0000000000000008"), "{reason}");
+
+        let followed = Tail { sequence: 2, end: Some((Epoch(8), 4)) };
+        let first = batch(0, "new\n");
+        assert_eq!(judge(&followed, &first, last(2, &theirs).as_ref()), Verdict::Continue(followed.clone()));
+    }
+
+    #[test]
+    fn the_record_of_a_loss_of_nothing_is_told_from_what_came_before_it() {
+        let loss = Batch::loss(Origin::new("h", "/l"), EPOCH, 4, 0, "overwritten");
+        let known = batch(0, "one\n");
+        assert_eq!(judge(&tail(1, 4), &loss, last(1, &known).as_ref()), Verdict::Continue(tail(1, 4)));
+        assert_eq!(judge(&tail(1, 4), &loss, last(2, &loss).as_ref()), Verdict::Stored(tail(2, 4)));
+        assert_eq!(after(loss, 4).map(|batch| batch.start), None);
+    }
+
+    #[test]
+    fn bytes_missing_before_a_batch_are_never_published_past() {
+        assert!(beyond(&tail(1, 4), batch(5, "x\n")).is_err());
+    }
+}

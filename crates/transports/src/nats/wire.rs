@@ -1,0 +1,404 @@
+//! Batches as NATS messages and back, version 1. The format has a page of its own, `docs/wire-format.md`;
+//! what that page says and what this file does change together.
+//!
+//! - [`encode`] makes a [`Message`] of a batch, [`decode`] makes a [`Decoded`] of a message;
+//! - [`headers_only`] reads the position alone, from a message whose payload was left on the server;
+//! - [`lines`] and [`split`] cut a batch into the batches that become one message each.
+//!
+//! Everything is in one header, so the bytes on the wire are a function of the batch (a header map has no
+//! order of its own). Whatever a header claims is checked against the payload before anybody uses it.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_nats::HeaderMap;
+use async_nats::header::HeaderName;
+use bytes::Bytes;
+use fshipper_pipeline::{Batch, Content, Epoch, Escaped, Origin};
+
+use super::config::Compression;
+use super::escape::{escape, unescape};
+use super::subject::Subjects;
+
+/// How batches are encoded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Encoding {
+    /// What is done to the payload.
+    pub(crate) compression: Compression,
+    /// Whether the host travels in the header: only where subjects do not
+    /// [carry](Subjects::carry_host) it.
+    pub(crate) host: bool,
+}
+
+/// A batch, ready to be published.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// One header.
+    pub(crate) headers: HeaderMap,
+    /// Never longer than the batch's bytes.
+    pub(crate) payload: Bytes,
+}
+
+/// A received message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    /// It is one of ours and consistent in itself.
+    Ours {
+        /// Whose bytes they are.
+        origin: Origin,
+        /// The history in which `start` counts.
+        epoch: Epoch,
+        /// The offset of the first byte.
+        start: u64,
+        /// The bytes, or what is missing.
+        content: Content,
+        /// The source's place.
+        place: Bytes,
+    },
+    /// Any other publisher's: one line, or several.
+    Foreign {
+        /// The host that its subject names, or `unknown`.
+        host: Vec<u8>,
+        /// The payload with one newline added.
+        bytes: Bytes,
+    },
+}
+
+/// What the header of one of our messages says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Described {
+    /// Whose bytes they are: the host is the subject's.
+    pub(crate) origin: Origin,
+    /// The history in which `start` and `end` count.
+    pub(crate) epoch: Epoch,
+    /// The offset of the first byte.
+    pub(crate) start: u64,
+    /// The offset after the last byte, not below `start`.
+    pub(crate) end: u64,
+    /// The source's place.
+    pub(crate) place: Bytes,
+    crc32c: u32,
+    form: Form,
+}
+
+/// Why a message was not accepted: its header lies, or is of a version that this program does not know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused(String);
+
+/// What was done to the data to make the payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    /// They end with a newline, which was taken off.
+    Lines,
+    /// Nothing: they end within a line.
+    Verbatim,
+    /// One zstd frame of them.
+    Zstd,
+    /// There are none.
+    Loss(String),
+}
+
+/// The one header.
+static HEADER: HeaderName = HeaderName::from_static(HEADER_NAME);
+
+const HEADER_NAME: &str = "Fs-Batch";
+
+/// What a reader accepts in one message, or the server's `max_payload` where that is more: our senders put no
+/// more into a message than would fit uncompressed.
+pub(crate) const MAX_DATA_BYTES: usize = 8 << 20;
+
+/// What a header block costs around names and values: the status line, `: ` and the ends of lines.
+const HEADER_BLOCK_BYTES: usize = "NATS/1.0\r\n: \r\n\r\n".len();
+
+/// The fastest level: logs shrink to a seventh at about 600 MB/s per core, and slower levels gain little.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Makes a message of a batch.
+pub(crate) fn encode(batch: &Batch, encoding: Encoding) -> Message {
+    let (form, payload) = match &batch.content {
+        Content::Data(bytes) => encode_data(bytes, encoding.compression),
+        Content::Loss { reason, .. } => (Form::Loss(reason.to_string()), Bytes::new()),
+    };
+    let crc32c = crc32c::crc32c(batch.bytes());
+    let value = header_value(batch, batch.start..batch.end(), crc32c, &form, encoding.host);
+    let mut headers = HeaderMap::new();
+    headers.insert(HEADER.clone(), value);
+    Message { headers, payload }
+}
+
+/// How many bytes the header of `batch`, or of any [part](split) of it, takes at most. They count against
+/// the server's `max_payload`.
+pub(crate) fn header_bytes(batch: &Batch, encoding: Encoding) -> usize {
+    let form = match &batch.content {
+        Content::Data(_) => Form::Verbatim,
+        Content::Loss { reason, .. } => Form::Loss(reason.to_string()),
+    };
+    let value = header_value(batch, u64::MAX..u64::MAX, 0, &form, encoding.host);
+    HEADER_BLOCK_BYTES + HEADER_NAME.len() + value.len()
+}
+
+/// Makes of a message what was encoded, or lines of another publisher. `max_data_bytes` bounds what one
+/// message may hold, compressed or not.
+///
+/// # Errors
+///
+/// The message has our header, and it is not consistent with the subject or the payload.
+pub(crate) fn decode(
+    subjects: &Subjects,
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    payload: Bytes,
+    max_data_bytes: usize,
+) -> Result<Decoded, Refused> {
+    let Some(described) = headers_only(subjects, subject, headers)? else {
+        return Ok(Decoded::Foreign { host: subjects.host_of(subject), bytes: with_newline(&payload) });
+    };
+    let content = decode_content(&described, payload, max_data_bytes)?;
+    let Described { origin, epoch, start, place, .. } = described;
+    Ok(Decoded::Ours { origin, epoch, start, content, place })
+}
+
+/// What the header of a message says, without the payload; `None` when it is another publisher's.
+///
+/// # Errors
+///
+/// As [`decode`]'s, as far as the payload is not needed.
+pub(crate) fn headers_only(
+    subjects: &Subjects,
+    subject: &str,
+    headers: Option<&HeaderMap>,
+) -> Result<Option<Described>, Refused> {
+    let mut values = headers.into_iter().flat_map(|headers| headers.get_all(HEADER.clone()));
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Refused(format!("it has two headers `{HEADER_NAME}`")));
+    }
+    parse_header(subjects, subject, value.as_str()).map(Some).map_err(Refused)
+}
+
+/// Whether a message is one of ours, right or wrong.
+pub(crate) fn is_ours(headers: Option<&HeaderMap>) -> bool {
+    headers.is_some_and(|headers| headers.get(HEADER.clone()).is_some())
+}
+
+/// One batch for each line, for `framing = "line"`; a last part without an end is one as well. A loss stays
+/// as it is.
+pub(crate) fn lines(batch: Batch) -> impl Iterator<Item = Batch> {
+    parts(batch, |bytes| memchr::memchr(b'\n', bytes).map_or(bytes.len(), |newline| newline + 1))
+}
+
+/// Batches of at most `max_bytes`, each as long as possible, cut after a line, or within a line that is
+/// longer. A loss stays as it is.
+///
+/// # Panics
+///
+/// When `max_bytes` is 0.
+pub(crate) fn split(batch: Batch, max_bytes: usize) -> impl Iterator<Item = Batch> {
+    assert!(max_bytes > 0, "a batch cannot be split into parts of no bytes");
+    parts(batch, move |bytes| {
+        if bytes.len() <= max_bytes {
+            return bytes.len();
+        }
+        memchr::memrchr(b'\n', &bytes[..max_bytes]).map_or(max_bytes, |newline| newline + 1)
+    })
+}
+
+/// Cuts a batch wherever `length_of_first` says of what is left of it.
+fn parts(batch: Batch, length_of_first: impl Fn(&[u8]) -> usize) -> impl Iterator<Item = Batch> {
+    let mut rest = Some(batch);
+    std::iter::from_fn(move || {
+        let mut batch = rest.take()?;
+        let Content::Data(bytes) = &mut batch.content else {
+            return Some(batch);
+        };
+        let length = length_of_first(bytes);
+        let first = bytes.split_to(length);
+        if !bytes.is_empty() {
+            let start = batch.start + length as u64;
+            rest = Some(Batch { start, ..batch.clone() });
+        }
+        batch.content = Content::Data(first);
+        Some(batch)
+    })
+}
+
+fn encode_data(bytes: &Bytes, compression: Compression) -> (Form, Bytes) {
+    if compression == Compression::Zstd {
+        match zstd::bulk::compress(bytes, ZSTD_LEVEL) {
+            Ok(frame) if frame.len() < bytes.len() => return (Form::Zstd, frame.into()),
+            // A frame longer than the data helps nobody.
+            Ok(_) => {}
+            // Nothing is lost by sending the data as they are.
+            Err(error) => tracing::warn!("cannot compress a batch, so it is sent uncompressed: {error}"),
+        }
+    }
+    match bytes.last() {
+        Some(b'\n') => (Form::Lines, bytes.slice(..bytes.len() - 1)),
+        _ => (Form::Verbatim, bytes.clone()),
+    }
+}
+
+fn decode_content(described: &Described, payload: Bytes, max_data_bytes: usize) -> Result<Content, Refused> {
+    let span = described.end - described.start;
+    if let Form::Loss(reason) = &described.form {
+        if !payload.is_empty() {
+            return Err(Refused(format!("it records a loss and has a payload of {} bytes", payload.len())));
+        }
+        return Ok(Content::Loss { missing: span, reason: reason.as_str().into() });
+    }
+    let length = usize::try_from(span).ok().filter(|&length| length <= max_data_bytes);
+    let Some(length) = length else {
+        return Err(Refused(format!("it claims {span} bytes, and a message holds at most {max_data_bytes}")));
+    };
+    let bytes = match described.form {
+        Form::Lines => with_newline(&payload),
+        Form::Zstd => zstd::bulk::decompress(&payload, length)
+            .map_err(|error| Refused(format!("its payload is no zstd frame of {length} bytes: {error}")))?
+            .into(),
+        Form::Verbatim | Form::Loss(_) => payload,
+    };
+    if bytes.is_empty() || bytes.len() != length {
+        return Err(Refused(format!("it claims {length} bytes and holds {}", bytes.len())));
+    }
+    let crc32c = crc32c::crc32c(&bytes);
+    if crc32c != described.crc32c {
+        return Err(Refused(format!("its bytes have the CRC {crc32c:08x}, not {:08x}", described.crc32c)));
+    }
+    Ok(Content::Data(bytes))
+}
+
+fn with_newline(payload: &[u8]) -> Bytes {
+    let mut bytes = Vec::with_capacity(payload.len() + 1);
+    bytes.extend_from_slice(payload);
+    bytes.push(b'\n');
+    bytes.into()
+}
+
+fn header_value(batch: &Batch, span: Range<u64>, crc32c: u32, form: &Form, with_host: bool) -> String {
+    let mut value =
+        format!("v=1 epoch={} start={} end={} crc={crc32c:08x}", batch.epoch, span.start, span.end);
+    let mut add = |key: &str, bytes: &[u8]| {
+        value.push_str(key);
+        value.push_str(&escape(bytes, '%', is_plain));
+    };
+    match form {
+        Form::Lines => {}
+        Form::Verbatim => add(" verbatim", b""),
+        Form::Zstd => add(" zstd", b""),
+        Form::Loss(reason) => add(" loss=", reason.as_bytes()),
+    }
+    if with_host {
+        add(" host=", batch.origin.host());
+    }
+    add(" path=", batch.origin.path());
+    if !batch.place.is_empty() {
+        add(" place=", &batch.place);
+    }
+    value
+}
+
+/// Reads what [`header_value`] wrote. Keys may come in any order, and unknown ones are passed over: whatever
+/// changes the meaning of a message raises the version.
+fn parse_header(subjects: &Subjects, subject: &str, value: &str) -> Result<Described, String> {
+    let mut fields = Fields::default();
+    for field in value.split(' ') {
+        let (key, text) = field.split_once('=').unwrap_or((field, ""));
+        fields.set(key, text)?;
+    }
+    let version = fields.version.ok_or("its header names no version")?;
+    if version != "1" {
+        let version = Escaped(version.as_bytes());
+        return Err(format!("its header has the version `{version}`, and this program knows 1: update it"));
+    }
+    let path = bytes_of("path", fields.path.ok_or_else(|| missing("path"))?)?;
+    let host = fields.host.map(|host| bytes_of("host", host)).transpose()?;
+    let origin = subjects.origin_of(subject, &path, host.as_deref())?;
+    let epoch = Epoch(hexadecimal("epoch", 16, fields.epoch)?);
+    let start = decimal("start", fields.start)?;
+    let end = decimal("end", fields.end)?;
+    let crc32c = hexadecimal("crc", 8, fields.crc)? as u32;
+    let place = bytes_of("place", fields.place.unwrap_or_default())?.into();
+    if end < start {
+        return Err(format!("its header says that it ends at {end}, before its start at {start}"));
+    }
+    Ok(Described { origin, epoch, start, end, place, crc32c, form: fields.form.unwrap_or(Form::Lines) })
+}
+
+/// The fields of a header as they stand there.
+#[derive(Default)]
+struct Fields<'a> {
+    version: Option<&'a str>,
+    epoch: Option<&'a str>,
+    start: Option<&'a str>,
+    end: Option<&'a str>,
+    crc: Option<&'a str>,
+    host: Option<&'a str>,
+    path: Option<&'a str>,
+    place: Option<&'a str>,
+    form: Option<Form>,
+}
+
+impl<'a> Fields<'a> {
+    fn set(&mut self, key: &str, text: &'a str) -> Result<(), String> {
+        let twice = match key {
+            "v" => self.version.replace(text).is_some(),
+            "epoch" => self.epoch.replace(text).is_some(),
+            "start" => self.start.replace(text).is_some(),
+            "end" => self.end.replace(text).is_some(),
+            "crc" => self.crc.replace(text).is_some(),
+            "host" => self.host.replace(text).is_some(),
+            "path" => self.path.replace(text).is_some(),
+            "place" => self.place.replace(text).is_some(),
+            "verbatim" => self.form.replace(Form::Verbatim).is_some(),
+            "zstd" => self.form.replace(Form::Zstd).is_some(),
+            "loss" => {
+                let reason = bytes_of("loss", text)?;
+                self.form.replace(Form::Loss(Escaped(&reason).to_string())).is_some()
+            }
+            _ => false,
+        };
+        if twice { Err(format!("its header contradicts itself: `{key}` is one too many")) } else { Ok(()) }
+    }
+}
+
+fn missing(key: &str) -> String {
+    format!("its header has no `{key}`")
+}
+
+fn malformed(key: &str, text: &str) -> String {
+    format!("its header is damaged: `{key}={}`", Escaped(text.as_bytes()))
+}
+
+fn bytes_of(key: &str, text: &str) -> Result<Vec<u8>, String> {
+    unescape(text, b'%').ok_or_else(|| malformed(key, text))
+}
+
+fn decimal(key: &str, text: Option<&str>) -> Result<u64, String> {
+    let text = text.ok_or_else(|| missing(key))?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or_else(|| malformed(key, text))
+}
+
+fn hexadecimal(key: &str, digits: usize, text: Option<&str>) -> Result<u64, String> {
+    let text = text.ok_or_else(|| missing(key))?;
+    let valid = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16).ok().filter(|_| valid).ok_or_else(|| malformed(key, text))
+}
+
+/// Printable ASCII except the space, which separates fields, and the marker itself.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b'%'
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! The `nats` transport with a stream, against a real `nats-server`.
+
+#![allow(clippy::unwrap_used, reason = "the whole crate is a test: a panic is its way to fail")]
+
+mod faults;
+mod permissions;
+mod receiving;
+mod sending;
+mod settings;
+mod support;

@@ -1,0 +1,17 @@
+//! End to end: the built binary, real files, real signals and a real `nats-server`, as users run them.
+//!
+//! Every test compares bytes with an oracle and waits with deadlines; none measures time. Random schedules come
+//! from a seed that is printed, and `SEED=n` replays one.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "that is how a test fails, and says why")]
+
+mod command_line;
+mod config_errors;
+mod core_nats;
+mod crashes;
+mod jetstream;
+mod local;
+mod memory;
+mod pipeline_files;
+mod standard_streams;
+mod support;
