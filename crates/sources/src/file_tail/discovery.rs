@@ -25,6 +25,14 @@ const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 /// entries must not keep a core busy.
 const LISTING_PAUSE: u32 = 20;
 
+/// A listing can miss a file that is renamed meanwhile, and a rotation that was missed would be taken for one
+/// that never was. So when something that matters has changed, the directory is listed again after this long,
+/// until two listings agree ...
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+
+/// ... but no more often than this, for a directory that never holds still.
+const SETTLE_LISTINGS: u32 = 10;
+
 /// More directories than this are looked at in turns, a quarter at each tick.
 const DIRECTORIES_AT_ONCE: usize = 256;
 
@@ -55,7 +63,7 @@ struct Directory {
     complaint: Complaint,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
     inode: u64,
     file: Option<FileId>,
@@ -143,7 +151,7 @@ impl Discovery {
         }
         let started = Instant::now();
         let listed_at = SystemTime::now();
-        match list(path, directory, patterns, is_wanted) {
+        match list_settled(path, directory, patterns, is_wanted) {
             Ok(listing) => {
                 directory.complaint.settle();
                 directory.must_list = false;
@@ -217,6 +225,27 @@ struct Listing {
     children: Vec<(OsString, Reach)>,
     /// A link leads nowhere yet: what it leads to may appear without a trace in this directory.
     has_dangling_link: bool,
+}
+
+/// Lists a directory until it holds still: see [`SETTLE_PAUSE`].
+fn list_settled(
+    path: &Path,
+    directory: &Directory,
+    patterns: &Patterns,
+    is_wanted: &dyn Fn(u64) -> bool,
+) -> io::Result<Listing> {
+    let mut listing = list(path, directory, patterns, is_wanted)?;
+    if listing.entries == directory.entries {
+        return Ok(listing);
+    }
+    for _ in 0..SETTLE_LISTINGS {
+        std::thread::sleep(SETTLE_PAUSE);
+        let before = std::mem::replace(&mut listing, list(path, directory, patterns, is_wanted)?);
+        if before.entries == listing.entries {
+            break;
+        }
+    }
+    Ok(listing)
 }
 
 /// Lists what may matter: files that a pattern selects, rotated siblings of such files, and wanted inodes.

@@ -370,3 +370,33 @@ fn the_end_comes_without_waiting_for_rotated_files() {
     bench.finish();
     bench.check("a.log", lines("a", 0..9) + "no end yet\n");
 }
+
+/// A listing that runs while files are renamed can miss some of them; what it missed must not be taken for
+/// something that never was.
+#[test]
+fn rotations_during_a_look_are_not_missed() {
+    for round in 0..100 {
+        let mut bench = Bench::new(&["a.log*"]);
+        let paths: Vec<_> = std::iter::once(bench.path("a.log"))
+            .chain((1..=20).map(|number| bench.path(&format!("a.log.{number}"))))
+            .collect();
+        let (started, start) = std::sync::mpsc::sync_channel(0);
+        let writer = std::thread::spawn(move || {
+            started.send(()).unwrap();
+            for rotation in 0..20 {
+                fs::write(&paths[0], lines("a", rotation * 10..rotation * 10 + 10)).unwrap();
+                for number in (0..=rotation).rev() {
+                    fs::rename(&paths[number], &paths[number + 1]).unwrap();
+                }
+            }
+            fs::write(&paths[0], lines("a", 200..210)).unwrap();
+        });
+        start.recv().unwrap();
+        std::thread::sleep(Duration::from_micros(round * 20));
+        bench.pump();
+        writer.join().unwrap();
+        bench.settle();
+        bench.settle();
+        bench.check("a.log", lines("a", 0..210));
+    }
+}
