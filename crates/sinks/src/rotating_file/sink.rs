@@ -6,6 +6,7 @@
 //! their file within a fraction of a millisecond otherwise.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread;
@@ -36,6 +37,8 @@ struct RunningFiles {
     stop: Arc<Stop>,
     /// Why the thread ended.
     failure: oneshot::Receiver<anyhow::Error>,
+    /// Closed when the thread has ended.
+    ended: Receiver<Infallible>,
 }
 
 enum Job {
@@ -52,6 +55,10 @@ const LOOK_FOR_OLD_FILES_EVERY: Duration = Duration::from_secs(3600);
 /// How often to look whether a file is compressed.
 const LOOK_FOR_COMPRESSED_EVERY: Duration = Duration::from_millis(100);
 
+/// How long dropping the sink waits for the thread to finish what it is at: long enough for a compressed file to
+/// take the place of the plain one, and no reason for a disk that hangs to keep the process.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Opens the sink.
 pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> {
     let (stop, pipeline) = (Arc::new(Stop::default()), context.settings.name.clone());
@@ -61,10 +68,12 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
     // Besides the batches, one commit can wait.
     let (jobs, queue) = sync_channel(QUEUE_LENGTH + 1);
     let (failed, failure) = oneshot::channel();
+    let (alive, ended) = sync_channel(0);
     let thread_stop = stop.clone();
     thread::Builder::new()
         .name("rotating_file".to_owned())
         .spawn(move || {
+            let _alive = alive;
             if let Err(error) = run(writer, &queue, &thread_stop) {
                 // Whoever dropped the sink does not ask.
                 let _ = failed.send(error);
@@ -80,6 +89,7 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
         hangups: context.hangups,
         stop,
         failure,
+        ended,
     }))
 }
 
@@ -148,6 +158,10 @@ impl Drop for RunningFiles {
     /// What waits does not count: everything that does is committed.
     fn drop(&mut self) {
         self.stop.set();
+        // The thread ends when nobody can give it work any more.
+        self.jobs = sync_channel(0).0;
+        // Nothing is ever sent: this waits for the end, or long enough.
+        let _ = self.ended.recv_timeout(FAREWELL);
     }
 }
 

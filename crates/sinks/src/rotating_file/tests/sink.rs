@@ -81,6 +81,23 @@ async fn a_second_pipeline_is_told_who_writes_here() {
     assert!(error.to_string().contains("pipeline `test`, process"), "{error}");
 }
 
+/// What its thread is at when it is dropped is finished: no reader finds a compressed file beside the plain one.
+#[tokio::test]
+async fn a_sink_that_was_dropped_does_nothing_more() {
+    let bench = Bench::new("{host}/{file}", "");
+    let long = "x".repeat(8 << 20) + "\n";
+    for round in 0..20 {
+        let mut context = context(bench.folder.path());
+        let mut settings = (*context.settings).clone();
+        settings.name = format!("pipeline {round}");
+        context.settings = settings.into();
+        let mut sink = bench.config().open(context).await.expect("the one before has let go");
+        sink.write(data(&origin("h", "/f"), 0, "line\n", day(0))).await.unwrap();
+        sink.write(data(&origin("h", "/f"), 5, &long, day(0))).await.unwrap();
+        drop(sink);
+    }
+}
+
 #[tokio::test]
 async fn an_error_of_the_thread_comes_with_the_next_call() {
     let bench = Bench::new("{host}/{file}", "");
