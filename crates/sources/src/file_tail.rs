@@ -10,7 +10,7 @@
 //! - `source`: the asynchronous side; `watch`: hints from the kernel, for speed alone;
 //! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch;
 //! - `restoring`: where each log stands at a start; `routing`: which log a path belongs to; `settling`: what
-//!   a log is read from, and what comes next;
+//!   a log is read from, and what comes next; `losses`: what can never be read;
 //! - `candidates`: which file on disk is which part of a log; `log`: how far one was read;
 //! - `discovery`: which files there are; `patterns`, `siblings`: what their names mean;
 //! - `identity`: how a file is known again; `state`, `place`: what is remembered of it, here and there.
@@ -29,12 +29,14 @@
 //! - `app.log.1`, `app.log-20261123` and the like belong to `app.log`, when that exists. Selected by a
 //!   pattern, they are its earlier files, oldest first; not selected, they only serve to finish what was
 //!   begun, and to bridge several rotations that nobody saw. One that is older than what was read is left
-//!   alone.
+//!   alone; one that is younger, and whose place nothing shows, is recorded as a loss.
 //! - A name may be anything, and any bytes are bytes. FIFOs, sockets and devices are never opened.
-//! - Bytes appended to a rotated file after the next one began are not seen: `rotate_wait` must cover its
-//!   writer.
+//! - Bytes appended to a rotated file after the next one began come too late: they are recorded as a loss.
+//!   `rotate_wait` must cover its writer.
 //!
-//! Left out on purpose: the content of compressed siblings (`app.log.2.gz`), encodings and multi-line events.
+//! Left out on purpose: the content of compressed siblings (`app.log.2.gz`; one that may hold something unread
+//! is reported, and what was certainly not read before it was compressed is a loss), encodings and multi-line
+//! events.
 //! A compressed file whose name is no sibling's is shipped as it is.
 
 mod candidates;
@@ -42,6 +44,7 @@ mod config;
 mod discovery;
 mod identity;
 mod log;
+mod losses;
 mod patterns;
 mod place;
 mod restoring;

@@ -12,12 +12,12 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::identity::{self, FileId, Marker, Stat, read_at, read_head};
-use super::log::{Log, Now, Whereabouts};
+use super::log::{Log, Now, Stage, Whereabouts};
 use super::patterns::Patterns;
 use super::siblings::{self, Suffix};
 use super::state::Generation;
@@ -25,13 +25,13 @@ use super::state::Generation;
 /// A file that may belong to a log.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     pub(crate) stat: Stat,
     /// Whether it stands at the log's own path.
     pub(crate) is_live: bool,
     /// Whether a pattern selects it.
     pub(crate) is_selected: bool,
-    suffix: Option<Suffix>,
+    pub(crate) suffix: Option<Suffix>,
     held: Option<Arc<File>>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Candidate {
 #[derive(Debug)]
 pub(crate) struct Located {
     pub(crate) file: File,
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     pub(crate) stat: Stat,
     pub(crate) whereabouts: Whereabouts,
 }
@@ -50,7 +50,7 @@ impl Candidate {
         let file = match &self.held {
             Some(held) => held.try_clone()?,
             None => match identity::open(&self.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if is_absence(&error) => return Ok(None),
                 opened => opened?,
             },
         };
@@ -63,7 +63,8 @@ impl Candidate {
 ///
 /// # Errors
 ///
-/// Its own path cannot be looked at for another reason than that nothing is there.
+/// Its own path, or that of a file which is being read or looked for, cannot be looked at for another reason
+/// than that nothing is there.
 pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate>> {
     let live = match Stat::of_path(&log.path) {
         Ok(stat) => Some(stat).filter(|stat| stat.regular),
@@ -72,15 +73,20 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate
     };
     let mut found: Vec<Candidate> = Vec::new();
     for path in log.members.iter().filter(|path| !siblings::is_compressed(path)) {
-        // A member that cannot be looked at now is as good as absent; its own change brings it back.
-        let Ok(stat) = Stat::of_path(path) else { continue };
+        let stat = match Stat::of_path(path) {
+            Ok(stat) => stat,
+            // What cannot be reached now is not gone.
+            Err(error) if !is_absence(&error) && is_needed(log, path) => return Err(error),
+            // Any other is as good as absent; its own change brings it back.
+            Err(_) => continue,
+        };
         let is_known = |id: FileId| found.iter().any(|other| other.stat.id == id);
         if !stat.regular || live.is_some_and(|live| live.id == stat.id) || is_known(stat.id) {
             continue;
         }
-        let suffix = siblings::primaries(path).into_iter().find(|(primary, _)| *primary == log.path);
+        let suffix = siblings::primaries(path).into_iter().find(|(primary, _)| **primary == *log.path);
         found.push(Candidate {
-            path: path.clone(),
+            path: path.as_path().into(),
             stat,
             is_live: false,
             is_selected: patterns.owner(path).is_some(),
@@ -91,17 +97,18 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate
     siblings::sort_oldest_first(&mut found, |file| file.suffix.as_ref(), |file| file.stat.modified);
     // What is held open and seen nowhere was deleted: retention takes the oldest first.
     for held in log.held.iter().rev() {
+        let Some(file) = &held.file else { continue };
         let is_seen = live.is_some_and(|live| live.id == held.id);
         if !is_seen && !found.iter().any(|candidate| candidate.stat.id == held.id) {
             found.insert(
                 0,
                 Candidate {
                     path: held.path.clone(),
-                    stat: Stat::of_file(&held.file)?,
+                    stat: Stat::of_file(file)?,
                     is_live: false,
                     is_selected: true,
                     suffix: None,
-                    held: Some(held.file.clone()),
+                    held: Some(file.clone()),
                 },
             );
         }
@@ -119,11 +126,21 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate
     Ok(found)
 }
 
+/// Whether the log cannot do without the file that was last seen at `path`.
+fn is_needed(log: &Log, path: &Path) -> bool {
+    let is_read = match &log.stage {
+        Stage::Locate => true,
+        Stage::Reading(reading) => *reading.path == *path,
+        Stage::Over => false,
+    };
+    is_read || log.held.iter().any(|held| *held.path == *path)
+}
+
 /// Finds the file of the current generation.
 ///
 /// # Errors
 ///
-/// A file that might be it cannot be read now.
+/// A file that might be it cannot be read now; [`io::ErrorKind::Interrupted`] when it was renamed meanwhile.
 pub(crate) fn locate(log: &Log, candidates: &[Candidate]) -> io::Result<Option<Located>> {
     let Some(generation) = log.generation() else { return Ok(None) };
     let (same, others): (Vec<_>, Vec<_>) =
@@ -144,7 +161,12 @@ pub(crate) fn locate(log: &Log, candidates: &[Candidate]) -> io::Result<Option<L
             }
             opened => opened?,
         };
-        let Some((file, stat)) = opened else { continue };
+        let Some((file, stat)) = opened else {
+            if is_same {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            continue;
+        };
         let known_end = log.mark.map_or(log.offset, |mark| mark.0.max(log.offset));
         if holds(&file, &stat, generation, known_end, log.mark)? {
             let whereabouts = match (candidate.is_live, is_same) {
@@ -207,7 +229,7 @@ pub(crate) fn successors(
 }
 
 /// Which of the candidates, apart from the one at the log's own path, is the current generation.
-fn position_of_current(log: &Log, candidates: &[Candidate]) -> io::Result<Option<usize>> {
+pub(crate) fn position_of_current(log: &Log, candidates: &[Candidate]) -> io::Result<Option<usize>> {
     let others = || candidates.iter().enumerate().filter(|(_, candidate)| !candidate.is_live);
     if let Some(read) = log.last_read
         && let Some((index, _)) = others().find(|(_, candidate)| candidate.stat.id == read)
@@ -223,7 +245,7 @@ fn position_of_current(log: &Log, candidates: &[Candidate]) -> io::Result<Option
 }
 
 /// Whether a file holds what a known generation held.
-fn is_known(log: &Log, all: &[Candidate], candidate: &Candidate) -> io::Result<bool> {
+pub(crate) fn is_known(log: &Log, all: &[Candidate], candidate: &Candidate) -> io::Result<bool> {
     let mut contents = Contents::default();
     for number in (0..log.generations.len()).rev() {
         if contents.are(log, all, candidate, number)? {
@@ -313,7 +335,7 @@ fn is_cut_in_place(all: &[Candidate], generation: &Generation) -> bool {
 
 /// Whether the file begins as the generation does, reaches to the offset `end`, and has the bytes of the
 /// marker where they belong.
-fn holds(
+pub(crate) fn holds(
     file: &File,
     stat: &Stat,
     generation: &Generation,

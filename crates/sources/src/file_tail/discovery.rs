@@ -60,6 +60,8 @@ struct Directory {
     changed: Option<(SystemTime, i64)>,
     must_list: bool,
     not_before: Option<Instant>,
+    /// When all that is in it, or that it is gone, was known last.
+    known_at: Option<Instant>,
     complaint: Complaint,
 }
 
@@ -86,6 +88,12 @@ impl Discovery {
             directory.must_list = true;
             directory.not_before = None;
         }
+    }
+
+    /// Whether the directory of `path` was listed at `time` or later, so that what is not in it is not there.
+    pub(crate) fn is_known_since(&self, path: &Path, time: Instant) -> bool {
+        let directory = path.parent().and_then(|parent| self.directories.get(parent));
+        directory.is_none_or(|directory| directory.known_at.is_some_and(|known_at| known_at >= time))
     }
 
     /// Lists every directory at the next tick.
@@ -135,7 +143,7 @@ impl Discovery {
                 (modified, metadata.ctime() << 30 | metadata.ctime_nsec())
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                self.forget(path, changes);
+                self.forget(path, now, changes);
                 return;
             }
             Err(error) => {
@@ -154,6 +162,7 @@ impl Discovery {
         match list_settled(path, directory, patterns, is_wanted) {
             Ok(listing) => {
                 directory.complaint.settle();
+                directory.known_at = Some(now);
                 directory.must_list = false;
                 let is_settled = !listing.has_dangling_link
                     && listed_at.duration_since(changed.0).is_ok_and(|age| age > CLOCK_GRAIN);
@@ -175,7 +184,7 @@ impl Discovery {
                 directory.children = children;
                 directory.not_before = Some(now + started.elapsed() * LISTING_PAUSE);
                 for child in lost {
-                    self.forget(&child, changes);
+                    self.forget(&child, now, changes);
                 }
                 for (name, reach) in listing.children {
                     let child = path.join(name);
@@ -195,18 +204,19 @@ impl Discovery {
     }
 
     /// A directory is gone, and with it what was in it. A root stays: it may come back.
-    fn forget(&mut self, path: &Path, changes: &mut Vec<Change>) {
+    fn forget(&mut self, path: &Path, now: Instant, changes: &mut Vec<Change>) {
         let Some(directory) = self.directories.get_mut(path) else { return };
         let entries = std::mem::take(&mut directory.entries);
         let children = std::mem::take(&mut directory.children);
         directory.changed = None;
+        directory.known_at = Some(now);
         if !directory.is_root {
             self.directories.remove(path);
         }
         let files = entries.into_iter().filter(|(_, entry)| entry.file.is_some());
         changes.extend(files.map(|(name, _)| Change { path: path.join(name), now: None }));
         for child in children {
-            self.forget(&child, changes);
+            self.forget(&child, now, changes);
         }
     }
 }

@@ -118,14 +118,18 @@ impl Stat {
     }
 
     fn of(metadata: &Metadata) -> Self {
-        let born = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let born = born.map_or(0, |since| since.as_nanos() as u64);
+        let born = metadata.created().map_or(0, nanoseconds);
         let id = FileId { device: metadata.dev(), inode: metadata.ino(), born };
         let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
         let since = Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
         let changed = UNIX_EPOCH + since;
         Self { id, size: metadata.len(), modified, changed, regular: metadata.is_file() }
     }
+}
+
+/// Nanoseconds since 1970; 0 for anything before.
+pub(crate) fn nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// Opens a file for reading. Should it have become a FIFO or a device since it was looked at, this does not

@@ -1,6 +1,6 @@
 //! One log and how far it has been read: [`Log`].
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) struct Now {
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) origin: Origin,
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     /// Which `[[source]]` table owns it.
     pub(crate) table: usize,
     pub(crate) epoch: Epoch,
@@ -49,9 +49,11 @@ pub(crate) struct Log {
     /// Paths besides its own that may hold files of this log: rotated siblings, files followed by a rename.
     pub(crate) members: BTreeSet<PathBuf>,
     /// Files among them that need not be looked into again: they hold nothing new.
-    pub(crate) passed: HashSet<FileId>,
-    /// Files that come after the current one, held open so that deleting them loses nothing.
+    pub(crate) passed: BTreeSet<FileId>,
+    /// Files that come after the current one, oldest first, held open so that deleting them loses nothing.
     pub(crate) held: Vec<Held>,
+    /// The file that was finished last, should somebody still write into it.
+    pub(crate) behind: Option<Box<Behind>>,
     /// Losses, before anything that is read later.
     pub(crate) outbox: VecDeque<Batch>,
     /// The file that was read last; it differs from the generation's when a copy had to do.
@@ -60,11 +62,17 @@ pub(crate) struct Log {
     pub(crate) replaced: Option<FileId>,
     /// Where the current generation ended when its file was last seen.
     pub(crate) seen_end: Option<u64>,
+    /// Since when the current generation's file is looked for in vain.
+    pub(crate) missing_since: Option<Instant>,
+    /// When the file that was finished last was last written to.
+    pub(crate) read_modified: Option<SystemTime>,
     /// What its own path looked like at the last look.
     pub(crate) last_look: Option<(FileId, u64, SystemTime)>,
     /// Whether its earlier generations are unknown: the state log was lost.
     pub(crate) is_rebuilt: bool,
     pub(crate) is_ready: bool,
+    /// Whether a compressed file that may hold something unread was reported.
+    pub(crate) has_warned: bool,
     pub(crate) complaint: Complaint,
 }
 
@@ -83,7 +91,7 @@ pub(crate) enum Stage {
 #[derive(Debug)]
 pub(crate) struct Reading {
     /// Where it was last seen.
-    pub(crate) path: PathBuf,
+    pub(crate) path: Arc<Path>,
     pub(crate) id: FileId,
     /// Closed while there is nothing to read, when many are open.
     pub(crate) file: Option<File>,
@@ -117,20 +125,36 @@ pub(crate) enum Whereabouts {
     Copy,
 }
 
-/// A file that is held open until its turn comes.
+/// A file that waits for its turn.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) id: FileId,
-    pub(crate) path: PathBuf,
-    pub(crate) file: Arc<File>,
+    pub(crate) path: Arc<Path>,
+    /// Its size at the last look.
+    pub(crate) size: u64,
+    /// `None` when too many are open.
+    pub(crate) file: Option<Arc<File>>,
+    /// Since when one that is not open is nowhere.
+    pub(crate) gone_since: Option<Instant>,
+}
+
+/// A file that was finished and still stands at a path.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    pub(crate) id: FileId,
+    pub(crate) path: Arc<Path>,
+    /// How much of it is accounted for.
+    pub(crate) size: u64,
+    /// When more of it may be reported again.
+    pub(crate) not_before: Option<Instant>,
 }
 
 impl Log {
     /// A log of which nothing was read yet.
-    pub(crate) fn new(origin: Origin, path: &Path, table: usize) -> Self {
+    pub(crate) fn new(origin: Origin, path: Arc<Path>, table: usize) -> Self {
         Self {
             origin,
-            path: path.to_owned(),
+            path,
             table,
             epoch: Epoch::random(),
             generations: Vec::new(),
@@ -139,15 +163,19 @@ impl Log {
             mark: None,
             stage: Stage::Over,
             members: BTreeSet::new(),
-            passed: HashSet::new(),
+            passed: BTreeSet::new(),
             held: Vec::new(),
+            behind: None,
             outbox: VecDeque::new(),
             last_read: None,
             replaced: None,
             seen_end: None,
+            missing_since: None,
+            read_modified: None,
             last_look: None,
             is_rebuilt: false,
             is_ready: false,
+            has_warned: false,
             complaint: Complaint::default(),
         }
     }
@@ -205,7 +233,8 @@ impl Log {
                 let id = FileId { device: 0, inode: 0, born: 0 };
                 let end = (place.over && place.end == self.offset).then_some((place.end, place.marker));
                 let Place { base, skip, fingerprint, .. } = *place;
-                self.generations.push(Generation { base, skip, fingerprint, id, end });
+                let generation = Generation { base, skip, fingerprint, id, began: 0, late: 0, end };
+                self.generations.push(generation);
             }
         }
     }
@@ -262,6 +291,31 @@ impl Log {
         self.outbox.push_back(batch);
     }
 
+    /// Records that bytes which belong somewhere before the present offset can never be read. What is being
+    /// read goes on.
+    pub(crate) fn lose_earlier(&mut self, reason: String) {
+        tracing::error!("lost bytes of `{}` before offset {}: {reason}", self.origin, self.offset);
+        let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, 0, reason);
+        if let Some(place) = self.place(false) {
+            batch.place = place.encode();
+        }
+        self.outbox.push_back(batch);
+    }
+
+    /// Adds a generation that is never read, and of which nothing more comes.
+    pub(crate) fn pass_by(&mut self, generation: Generation) {
+        self.generations.push(generation);
+        self.current = self.generations.len() - 1;
+        self.mark = None;
+        self.seen_end = None;
+        self.prune();
+    }
+
+    /// How many of the files that wait are open.
+    pub(crate) fn open_held(&self) -> usize {
+        self.held.iter().filter(|held| held.file.is_some()).count()
+    }
+
     /// Adds the next generation and makes it the current one.
     pub(crate) fn begin(&mut self, generation: Generation, reading: Reading) {
         // Most logs have one for long, and there may be thousands of logs.
@@ -270,6 +324,7 @@ impl Log {
         self.current = self.generations.len() - 1;
         self.mark = None;
         self.seen_end = None;
+        self.missing_since = None;
         self.last_read = Some(reading.id);
         self.replaced = None;
         self.held.retain(|held| held.id != reading.id);
@@ -286,7 +341,7 @@ impl Log {
 
 impl Reading {
     /// Starts to read a file that was just looked at.
-    pub(crate) fn new(path: PathBuf, file: File, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
+    pub(crate) fn new(path: Arc<Path>, file: File, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
         // A file that has been still for long, since its renaming too, has no writer to wait for.
         let changed = stat.modified.max(stat.changed);
         let still = now.system.duration_since(changed).unwrap_or(Duration::ZERO);

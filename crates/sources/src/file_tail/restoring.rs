@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use fshipper_pipeline::{Checkpoint, History};
 
 use super::candidates::{self, Candidate};
-use super::identity::{self, Fingerprint, read_head};
-use super::log::{Log, Stage};
+use super::identity::{self, Fingerprint, nanoseconds, read_head};
+use super::log::{Log, Now, Stage};
 use super::state::Generation;
 use super::tail::{Options, Tail};
 
@@ -23,7 +23,7 @@ impl Tail {
     /// The state log and the receiving side name different epochs for one log: whoever's file is there wins.
     pub(super) fn resolve(&mut self, index: usize, history: &History) {
         let log = &self.logs[index];
-        let mut rival = Log::new(log.origin.clone(), &log.path, log.table);
+        let mut rival = Log::new(log.origin.clone(), log.path.clone(), log.table);
         rival.members = log.members.clone();
         rival.resume(None, Some(&history.current));
         let gathered = candidates::gather(&rival, &self.options.patterns);
@@ -47,7 +47,7 @@ impl Tail {
     }
 
     /// `start_at = "end"`: what is there when the pipeline first starts counts as read.
-    pub(super) fn pass_over_at_first_start(&mut self) {
+    pub(super) fn pass_over_at_first_start(&mut self, now: Now) {
         for index in 0..self.logs.len() {
             let log = &mut self.logs[index];
             if !self.options.tables[log.table].start_at_end {
@@ -57,7 +57,7 @@ impl Tail {
             let Ok(files) = candidates::gather(log, &self.options.patterns) else { continue };
             for candidate in files.iter().filter(|candidate| candidate.is_selected && candidate.stat.size > 0)
             {
-                let Ok(Some(generation)) = passed_over(candidate) else { continue };
+                let Ok(Some(generation)) = passed_over(candidate, now) else { continue };
                 self.state.stage_generation(&log.path, log.epoch, &generation);
                 log.generations.push(generation);
                 log.current = log.generations.len() - 1;
@@ -69,12 +69,18 @@ impl Tail {
 
     /// Without a state log nobody knows what was read of the files before the current one: since they came
     /// before it, all of it. They are recorded as passed over.
-    pub(super) fn pass_over_older(&mut self, index: usize, files: &[Candidate], current: Option<&Path>) {
+    pub(super) fn pass_over_older(
+        &mut self,
+        index: usize,
+        files: &[Candidate],
+        current: Option<&Path>,
+        now: Now,
+    ) {
         let log = &mut self.logs[index];
         let older = files.iter().take_while(|file| !file.is_live && Some(&*file.path) != current);
         let mut generations = Vec::new();
         for candidate in older {
-            let Ok(Some(generation)) = passed_over(candidate) else { continue };
+            let Ok(Some(generation)) = passed_over(candidate, now) else { continue };
             self.state.stage_generation(&log.path, log.epoch, &generation);
             generations.push(generation);
         }
@@ -107,13 +113,14 @@ pub(super) fn positions<'a>(from: &'a Checkpoint, options: &Options) -> HashMap<
 }
 
 /// A file that counts as read up to its last line end; `None` when it is not what it was.
-fn passed_over(candidate: &Candidate) -> io::Result<Option<Generation>> {
+fn passed_over(candidate: &Candidate, now: Now) -> io::Result<Option<Generation>> {
     let Some((file, stat)) = candidate.open()? else { return Ok(None) };
     // A sibling is finished: what it lacks in line ends is nobody's beginning.
     let skip = if candidate.is_live { last_line_start(&file, stat.size)? } else { stat.size };
     let fingerprint = Fingerprint::of(&read_head(&file)?);
     let end = (!candidate.is_live).then_some((0, None));
-    Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, end }))
+    let began = nanoseconds(now.system);
+    Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, began, late: 0, end }))
 }
 
 /// The position behind the last line end, so that the first line shipped is whole; the end when the last

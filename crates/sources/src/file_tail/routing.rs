@@ -2,6 +2,7 @@
 //! to it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::discovery::Change;
 use super::identity::{self, FileId, read_head};
@@ -13,7 +14,7 @@ impl Tail {
     /// Gives each path that changed to the log it concerns.
     pub(super) fn route(&mut self, mut changes: Vec<Change>) {
         // Logs before their siblings, whose names are longer; logs that are known first of all.
-        let is_new = |change: &Change| !self.by_path.contains_key(&change.path);
+        let is_new = |change: &Change| !self.by_path.contains_key(change.path.as_path());
         changes.sort_by_cached_key(|change| {
             (is_new(change), change.path.as_os_str().len(), change.path.clone())
         });
@@ -24,7 +25,7 @@ impl Tail {
 
     fn route_one(&mut self, change: Change) {
         let Change { path, now } = change;
-        if let Some(&index) = self.by_path.get(&path) {
+        if let Some(&index) = self.by_path.get(path.as_path()) {
             self.unsettled.insert(index);
             let Some(id) = now else { return };
             match self.by_id.get(&id) {
@@ -42,7 +43,7 @@ impl Tail {
         }
         let Some(id) = now else { return };
         let primaries = siblings::primaries(&path);
-        let primary = primaries.iter().find_map(|(primary, _)| self.by_path.get(primary)).copied();
+        let primary = primaries.iter().find_map(|(primary, _)| self.by_path.get(primary.as_path())).copied();
         match self.by_id.get(&id).copied() {
             Some(index) if primary == Some(index) || self.is_of(index, &path, id) => {
                 return self.add_member(index, &path);
@@ -61,7 +62,8 @@ impl Tail {
 
     pub(super) fn add_log(&mut self, path: &Path, table: usize) -> usize {
         let index = self.logs.len();
-        let mut log = Log::new(self.options.origin(path), path, table);
+        let path: Arc<Path> = path.into();
+        let mut log = Log::new(self.options.origin(&path), path.clone(), table);
         if let Some(position) = self.dormant.remove(&log.origin) {
             log.resume(None, Some(&position));
             // Nothing is missing, whatever is there now.
@@ -69,7 +71,7 @@ impl Tail {
             log.seen_end = Some(log.offset);
         }
         self.logs.push(log);
-        self.by_path.insert(path.to_owned(), index);
+        self.by_path.insert(path, index);
         self.unsettled.insert(index);
         index
     }

@@ -4,23 +4,14 @@
 
 use std::fs::File;
 use std::io;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use super::candidates::{self, Candidate, Located};
-use super::identity::{self, FileId, Fingerprint, Stat, read_head};
+use super::identity::{self, FileId, Fingerprint, nanoseconds, read_head};
 use super::log::{Held, Now, Reading, Stage, Whereabouts};
-use super::siblings;
 use super::state::Generation;
 use super::tail::Tail;
-
-/// Rotated files that wait for their turn are held open, up to this many: a deleted one takes up disk space
-/// that nobody sees.
-const MAX_HELD_FILES: usize = 64;
-
-/// A renamed file may be in a directory whose turn comes within this time: before, it is not given up.
-const SEARCH: Duration = Duration::from_secs(2);
 
 /// A generation about to begin.
 struct Begin {
@@ -71,9 +62,13 @@ impl Tail {
             let Begin { index, generation, reading } = begin;
             tracing::debug!("`{}` goes on in `{}`", self.logs[index].origin, reading.path.display());
             self.own(generation.id, index);
-            self.held_files -= self.logs[index].held.len();
+            self.held_files -= self.logs[index].open_held();
             self.logs[index].begin(generation, reading);
-            self.held_files += self.logs[index].held.len();
+            self.held_files += self.logs[index].open_held();
+            if self.logs[index].generations.len() > 1 {
+                // The one before it is watched for late writers from now on.
+                self.waiting.insert(index);
+            }
             self.used(index);
             self.watch_home(index);
             self.make_ready(index);
@@ -88,7 +83,8 @@ impl Tail {
             let files = candidates::gather(log, &self.options.patterns)?;
             let live = files.iter().find(|file| file.is_live).map(|file| file.stat);
             log.last_look = live.map(|stat| (stat.id, stat.size, stat.modified));
-            if !log.outbox.is_empty() {
+            self.report_late(index, &files, now)?;
+            if !self.logs[index].outbox.is_empty() {
                 self.make_ready(index);
             }
             let log = &mut self.logs[index];
@@ -98,11 +94,15 @@ impl Tail {
                     let located = candidates::locate(log, &files)?;
                     if log.is_rebuilt {
                         let path = located.as_ref().map(|located| located.path.clone());
-                        self.pass_over_older(index, &files, path.as_deref());
+                        self.pass_over_older(index, &files, path.as_deref(), now);
                     }
                     match located {
                         Some(located) => self.start_reading(index, located, now),
-                        None => self.miss(index, live.as_ref()),
+                        None => {
+                            if !self.miss(index, live.as_ref(), now) {
+                                return Ok(None);
+                            }
+                        }
                     }
                 }
                 Stage::Reading(reading) => {
@@ -115,7 +115,7 @@ impl Tail {
                         None => Whereabouts::Gone,
                     };
                     if let Some(file) = found {
-                        reading.path.clone_from(&file.path);
+                        reading.path = file.path.clone();
                     }
                     if was_home && reading.whereabouts != Whereabouts::Home {
                         // Its writer may have been silent for long, and still get the word only now.
@@ -124,17 +124,18 @@ impl Tail {
                     let is_gone = reading.whereabouts == Whereabouts::Gone;
                     let gone_since = reading.gone_since.filter(|_| is_gone).unwrap_or(now.instant);
                     reading.gone_since = is_gone.then_some(gone_since);
-                    let is_given_up = is_gone
-                        && reading.file.is_none()
-                        && (self.is_ending || now.instant.saturating_duration_since(gone_since) >= SEARCH);
-                    match reading.whereabouts {
+                    let (whereabouts, is_closed) = (reading.whereabouts, reading.file.is_none());
+                    let is_given_up = is_gone && is_closed && self.is_searched(index, gone_since, now);
+                    let log = &mut self.logs[index];
+                    match whereabouts {
                         Whereabouts::Home => {
-                            self.held_files -= log.held.len();
+                            self.held_files -= log.open_held();
                             log.held.clear();
                             return Ok(None);
                         }
                         _ if is_given_up => {
                             log.note_end();
+                            log.missing_since = Some(gone_since);
                             log.stage = Stage::Locate;
                         }
                         // Replaced by a file that continues it, as editors and rsync do.
@@ -182,6 +183,11 @@ impl Tail {
                 return Ok(None);
             }
         }
+        if !self.lose_vanished(index, &files, now) {
+            return Ok(None);
+        }
+        self.lose_unselected(index, &files, now)?;
+        let log = &mut self.logs[index];
         let ignore_older = self.options.tables[log.table].ignore_older;
         let by_id = &self.by_id;
         let is_own = |id: FileId| by_id.get(&id) == Some(&index);
@@ -198,7 +204,9 @@ impl Tail {
         let is_cut_in_place = last.is_some_and(|last| last.same(&stat.id));
         let skip = if is_cut_in_place && head[0] == 0 { hole_before_text(&file)? } else { 0 };
         let fingerprint = Fingerprint::of(&head);
-        let generation = Generation { base: log.offset, skip, fingerprint, id: stat.id, end: None };
+        let began = nanoseconds(now.system);
+        let (base, id) = (log.offset, stat.id);
+        let generation = Generation { base, skip, fingerprint, id, began, late: 0, end: None };
         let whereabouts = if next.is_live { Whereabouts::Home } else { Whereabouts::Moved };
         let reading = Reading::new(next.path, file, &stat, whereabouts, now);
         Ok(Some(Begin { index, generation, reading }))
@@ -218,6 +226,7 @@ impl Tail {
             self.state.stage_generation(&log.path, log.epoch, &log.generations[current]);
         }
         log.last_read = Some(stat.id);
+        log.missing_since = None;
         log.stage = Stage::Reading(Reading::new(path, file, &stat, whereabouts, now));
         self.own(stat.id, index);
         self.used(index);
@@ -231,50 +240,43 @@ impl Tail {
         self.waiting.insert(index);
         self.make_ready(index);
         let log = &mut self.logs[index];
-        if !log.is_at_last() || self.held_files >= MAX_HELD_FILES {
+        if !log.is_at_last() {
             return Ok(());
         }
         let by_id = &self.by_id;
         let is_own = |id: FileId| by_id.get(&id) == Some(&index);
         for next in candidates::successors(log, files, now, None, &is_own)? {
-            let id = next.stat.id;
-            if self.held_files >= MAX_HELD_FILES || log.held.iter().any(|held| held.id == id) {
-                continue;
-            }
-            if let Some((file, _)) = next.open()? {
-                log.held.push(Held { id, path: next.path, file: file.into() });
+            let (id, size) = (next.stat.id, next.stat.size);
+            // Noted even if it cannot be opened: should it be deleted, that is a loss.
+            let place = match log.held.iter().position(|held| held.id == id) {
+                Some(place) => place,
+                None => {
+                    let path = next.path.clone();
+                    log.held.push(Held { id, path, size, file: None, gone_since: None });
+                    log.held.len() - 1
+                }
+            };
+            let held = &mut log.held[place];
+            held.size = size;
+            held.path = next.path.clone();
+            if held.file.is_none()
+                && self.held_files < self.max_held_files
+                && let Some((file, _)) = next.open()?
+            {
+                held.file = Some(file.into());
                 self.held_files += 1;
             }
         }
         Ok(())
     }
 
-    /// The current generation's file is nowhere: what was not read of it is lost.
-    fn miss(&mut self, index: usize, live: Option<&Stat>) {
-        let log = &mut self.logs[index];
-        let Some(generation) = log.generation().copied() else { return };
-        // The inode may hold something newer by now.
-        log.last_read = None;
-        let known_end = log.next_base().or(generation.end.map(|end| end.0)).or(log.seen_end);
-        let missing = known_end.map(|end| end.saturating_sub(log.offset));
-        if missing != Some(0) {
-            let is_cut = live.is_some_and(|live| live.id.same(&generation.id));
-            let is_compressed = log.members.iter().any(|path| siblings::is_compressed(path));
-            let reason = match (is_cut, is_compressed) {
-                (true, _) => "the file was truncated or overwritten before it was read to its end",
-                (false, true) => "the file was compressed before it was read to its end",
-                (false, false) => "the file was deleted before it was read to its end",
-            };
-            log.lose(missing.unwrap_or(0), reason.to_owned());
-            self.make_ready(index);
-        }
-        self.finish(index);
-    }
-
     /// Nothing more comes of the current generation.
     pub(super) fn finish(&mut self, index: usize) {
         let log = &mut self.logs[index];
         let (current, is_last) = (log.current, log.is_at_last());
+        if let Stage::Reading(reading) = &log.stage {
+            log.read_modified = Some(reading.modified);
+        }
         let end = (log.offset, log.mark.filter(|mark| mark.0 == log.offset).map(|mark| mark.1));
         log.stage = Stage::Over;
         self.watch.forget(index);

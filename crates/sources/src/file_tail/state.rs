@@ -7,7 +7,7 @@
 //! ```text
 //! record       line*                       what one discovery pass found, one record, one fdatasync
 //! line         generation · forget · complete
-//! generation   generation PATH EPOCH base=N skip=N fp=LENGTH:HASH id=DEVICE.INODE.BORN [end=N mark=LENGTH:HASH]
+//! generation   generation PATH EPOCH base=N skip=N fp=LENGTH:HASH id=DEVICE.INODE.BORN began=N [late=N] [end=N mark=LENGTH:HASH]
 //! forget       forget PATH
 //! complete     complete                    the first pass over all files has been recorded
 //! ```
@@ -41,6 +41,10 @@ pub(crate) struct Generation {
     pub(crate) skip: u64,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) id: FileId,
+    /// When it was begun, in nanoseconds since 1970; 0 when nobody knows.
+    pub(crate) began: u64,
+    /// How many bytes came after its end, when the next one had begun: they are recorded as lost.
+    pub(crate) late: u64,
     /// Once it is finished: the offset behind its last byte, and the bytes before it.
     pub(crate) end: Option<(u64, Option<Marker>)>,
 }
@@ -203,7 +207,8 @@ impl StateLog {
                 self.journal = Some(journal);
             }
         }
-        self.staged.clear();
+        // A first pass may stage megabytes; later ones stage a line.
+        self.staged = String::new();
         Ok(())
     }
 }
@@ -234,9 +239,9 @@ impl Remembered {
 }
 
 fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &Generation) {
-    let Generation { base, skip, fingerprint, id, end } = generation;
+    let Generation { base, skip, fingerprint, id, began, late, end } = generation;
     *text += &format!(
-        "generation {} {epoch} base={base} skip={skip} fp={}:{:016x} id={}.{}.{}",
+        "generation {} {epoch} base={base} skip={skip} fp={}:{:016x} id={}.{}.{} began={began}",
         escape(path),
         fingerprint.length,
         fingerprint.hash,
@@ -244,6 +249,9 @@ fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &G
         id.inode,
         id.born,
     );
+    if *late > 0 {
+        *text += &format!(" late={late}");
+    }
     if let Some((end, marker)) = end {
         *text += &format!(" end={end}");
         if let Some(marker) = marker {
@@ -255,7 +263,7 @@ fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &G
 
 fn read_generation<'a>(words: impl Iterator<Item = &'a str>) -> Option<Generation> {
     let (mut base, mut skip, mut fingerprint, mut id) = (None, None, None, None);
-    let (mut end, mut marker) = (None, None);
+    let (mut began, mut late, mut end, mut marker) = (0, 0, None, None);
     for word in words {
         let (key, value) = word.split_once('=')?;
         match key {
@@ -263,13 +271,15 @@ fn read_generation<'a>(words: impl Iterator<Item = &'a str>) -> Option<Generatio
             "skip" => skip = Some(value.parse().ok()?),
             "fp" => fingerprint = Some(decode_fingerprint(value)?),
             "id" => id = Some(decode_id(value)?),
+            "began" => began = value.parse().ok()?,
+            "late" => late = value.parse().ok()?,
             "end" => end = Some(value.parse().ok()?),
             "mark" => marker = Some(decode_marker(value)?),
             _ => {}
         }
     }
     let end = end.map(|end| (end, marker));
-    Some(Generation { base: base?, skip: skip?, fingerprint: fingerprint?, id: id?, end })
+    Some(Generation { base: base?, skip: skip?, fingerprint: fingerprint?, id: id?, began, late, end })
 }
 
 fn decode_id(text: &str) -> Option<FileId> {
@@ -311,7 +321,7 @@ mod tests {
 
     fn generation(base: u64) -> Generation {
         let id = FileId { device: 1, inode: base, born: 3 };
-        Generation { base, skip: 0, fingerprint: Fingerprint::of(b"head"), id, end: None }
+        Generation { base, skip: 0, fingerprint: Fingerprint::of(b"head"), id, began: 9, late: 0, end: None }
     }
 
     fn odd_path() -> PathBuf {
@@ -322,7 +332,7 @@ mod tests {
 
     fn written(folder: &Path) -> Remembered {
         let (mut log, _) = StateLog::open(folder).unwrap();
-        let finished = Generation { end: Some((7, Some(Marker::of(b"tail")))), ..generation(0) };
+        let finished = Generation { late: 4, end: Some((7, Some(Marker::of(b"tail")))), ..generation(0) };
         log.stage_generation(&odd_path(), Epoch(5), &generation(0));
         log.stage_complete();
         log.flush(nothing).unwrap();

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -44,6 +45,10 @@ const MAX_BATCHES: usize = 256;
 
 /// Files kept open besides those being read, when the limit on open files allows.
 const MAX_OPEN_FILES: u64 = 256;
+
+/// Rotated files that wait for their turn are held open, up to this many: a deleted one takes up disk space
+/// that nobody sees.
+const MAX_HELD_FILES: usize = 64;
 
 /// At most this share of the open files that the process may have.
 const OPEN_FILES_SHARE: u64 = 4;
@@ -90,7 +95,7 @@ pub(crate) struct Tail {
     /// Logs that were finished, are gone, and may come back: where they stand.
     pub(super) dormant: HashMap<Origin, Position>,
     /// The log at each path.
-    pub(super) by_path: HashMap<PathBuf, usize>,
+    pub(super) by_path: HashMap<Arc<Path>, usize>,
     /// The log that each member path belongs to.
     pub(super) by_member: HashMap<PathBuf, usize>,
     /// The log that each file belongs to.
@@ -104,6 +109,7 @@ pub(crate) struct Tail {
     /// Logs with an open file, the one used least recently first.
     open: BTreeMap<u64, usize>,
     pub(super) max_open_files: usize,
+    pub(super) max_held_files: usize,
     pub(super) held_files: usize,
     uses: u64,
     next_tick: Instant,
@@ -159,6 +165,7 @@ impl Tail {
             waiting: BTreeSet::new(),
             open: BTreeMap::new(),
             max_open_files: max_open_files.clamp(1, MAX_OPEN_FILES) as usize,
+            max_held_files: MAX_HELD_FILES,
             held_files: 0,
             uses: 0,
             next_tick: now.instant,
@@ -205,13 +212,17 @@ impl Tail {
             tail.resolve(index, &history);
         }
         if is_first_start {
-            tail.pass_over_at_first_start();
+            tail.pass_over_at_first_start(now);
         }
         if !remembered.complete {
             tail.state.stage_complete();
         }
         tail.forget_finished();
-        tail.flush().with_context(|| "cannot write the state of `file_tail`".to_owned())?;
+        match tail.flush() {
+            // Files that are known go on, even while the disk is full.
+            Err(error) if remembered.complete => tail.complain_about_state(&error),
+            flushed => flushed.context("cannot write the state of `file_tail`")?,
+        }
         tail.next_tick = now.instant + TICK;
         Ok(tail)
     }
@@ -323,6 +334,13 @@ impl Tail {
                 return;
             }
         };
+        // A late writer leaves no trace in the directory.
+        if let Some(behind) = &log.behind
+            && behind.not_before.is_none_or(|not_before| self.last_tick >= not_before)
+            && Stat::of_path(&behind.path).is_ok_and(|stat| stat.id == behind.id && stat.size > behind.size)
+        {
+            self.unsettled.insert(index);
+        }
         let look = stat.map(|stat| (stat.id, stat.size, stat.modified));
         let has_changed = look != log.last_look;
         match &log.stage {
@@ -384,12 +402,16 @@ impl Tail {
         if let Some(Errno::MFILE | Errno::NFILE) = Errno::from_io_error(error) {
             self.close_least_used();
         }
+        self.waiting.insert(index);
+        // It was renamed just now: no news.
+        if error.kind() == io::ErrorKind::Interrupted {
+            return;
+        }
         let log = &mut self.logs[index];
         let origin = &log.origin;
         log.complaint.report(&error.to_string(), |error| {
             tracing::warn!("cannot read `{origin}`: {error}; it is tried again");
         });
-        self.waiting.insert(index);
     }
 
     pub(super) fn complain_about_state(&mut self, error: &anyhow::Error) {

@@ -3,6 +3,7 @@
 
 mod bench;
 mod limits;
+mod losses;
 mod random;
 mod restarts;
 mod rotations;

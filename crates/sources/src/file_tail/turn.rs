@@ -9,6 +9,7 @@ use std::io;
 use bytes::Bytes;
 use fshipper_pipeline::Batch;
 
+use super::candidates::is_absence;
 use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
 use super::log::{Log, Now, Stage, Whereabouts};
 use super::tail::Tail;
@@ -36,6 +37,12 @@ impl Tail {
         match self.read(index, now) {
             Ok(batch) => batch,
             Err(error) => {
+                // Some errors stay with the open file (a stale handle, for one): it is opened again, if it can be.
+                if let Stage::Reading(reading) = &mut self.logs[index].stage
+                    && reading.whereabouts == Whereabouts::Home
+                {
+                    reading.file = None;
+                }
                 self.complain(index, &error);
                 None
             }
@@ -69,7 +76,7 @@ impl Tail {
             return Ok(true);
         }
         let file = match identity::open(&reading.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if is_absence(&error) => None,
             opened => Some(opened?),
         };
         if let Some(file) = file

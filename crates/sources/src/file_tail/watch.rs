@@ -32,7 +32,7 @@ const RENEW_PAUSE: u32 = 100;
 /// Tells the engine where to look.
 pub(crate) trait Watch: Send {
     /// Asks for hints about the log number `index`, whose file at `path` has the identity `id`.
-    fn watch(&mut self, index: usize, path: &Path, id: FileId);
+    fn watch(&mut self, index: usize, path: &Arc<Path>, id: FileId);
 
     /// Asks for no more of them.
     fn forget(&mut self, index: usize);
@@ -70,7 +70,7 @@ struct Shared {
 struct State {
     hints: Hints,
     /// `None`: forget it. At most one for each log.
-    requests: HashMap<usize, Option<(PathBuf, FileId)>>,
+    requests: HashMap<usize, Option<(Arc<Path>, FileId)>>,
     is_closed: bool,
 }
 
@@ -99,8 +99,8 @@ impl LinemuxWatch {
 }
 
 impl Watch for LinemuxWatch {
-    fn watch(&mut self, index: usize, path: &Path, id: FileId) {
-        self.shared.lock().requests.insert(index, Some((path.to_owned(), id)));
+    fn watch(&mut self, index: usize, path: &Arc<Path>, id: FileId) {
+        self.shared.lock().requests.insert(index, Some((path.clone(), id)));
         self.shared.asked.notify_one();
     }
 
@@ -141,9 +141,11 @@ impl Shared {
 struct Watcher {
     shared: Arc<Shared>,
     events: Option<MuxedEvents>,
-    wanted: HashMap<usize, (PathBuf, FileId)>,
-    /// The logs at each path that linemux was given, under the name that it reports.
-    names: HashMap<PathBuf, HashSet<usize>>,
+    wanted: HashMap<usize, (Arc<Path>, FileId)>,
+    /// The log at each path that linemux was given, under the name that it reports.
+    names: HashMap<Arc<Path>, usize>,
+    /// The same for logs whose path leads to the name of another one.
+    others: Vec<(PathBuf, usize)>,
     /// Watches may be dead: they are made anew at this time.
     renew_at: Option<Instant>,
     /// Not before this time.
@@ -158,6 +160,7 @@ impl Watcher {
             events: None,
             wanted: HashMap::new(),
             names: HashMap::new(),
+            others: Vec::new(),
             renew_at: None,
             may_renew_at: Instant::now(),
             has_warned: false,
@@ -219,7 +222,7 @@ impl Watcher {
         false
     }
 
-    async fn add(&mut self, index: usize, path: &Path) {
+    async fn add(&mut self, index: usize, path: &Arc<Path>) {
         if self.events.is_none() {
             match MuxedEvents::new() {
                 Ok(events) => self.events = Some(events),
@@ -227,13 +230,22 @@ impl Watcher {
             }
         }
         let Some(events) = &mut self.events else { return };
-        match events.add_file(path).await {
+        match events.add_file(&**path).await {
             Ok(name) => {
+                let known = self.names.get(name.as_path()).copied();
                 // linemux takes a name that it knows for watched, whatever became of the file.
-                if self.names.contains_key(&name) {
+                if known.is_some() {
                     self.renew_at = Some(self.may_renew_at.max(Instant::now() + RENEW_AFTER));
                 }
-                self.names.entry(name).or_default().insert(index);
+                if known.is_some_and(|known| known != index) {
+                    let other = (name, index);
+                    if !self.others.contains(&other) {
+                        self.others.push(other);
+                    }
+                } else {
+                    let name = if name == **path { path.clone() } else { name.into() };
+                    self.names.insert(name, index);
+                }
             }
             // Its directory vanished in the meantime: the engine will notice.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -247,6 +259,7 @@ impl Watcher {
         self.renew_at = None;
         self.events = None;
         self.names.clear();
+        self.others.clear();
         let wanted: Vec<_> = self.wanted.iter().map(|(index, (path, _))| (*index, path.clone())).collect();
         for (index, path) in wanted {
             self.add(index, &path).await;
@@ -259,8 +272,9 @@ impl Watcher {
     }
 
     fn note(&mut self, paths: &[PathBuf], everything: bool) {
-        let files: Vec<usize> =
-            paths.iter().filter_map(|path| self.names.get(path)).flatten().copied().collect();
+        let named = paths.iter().filter_map(|path| self.names.get(path.as_path()));
+        let others = self.others.iter().filter(|(name, _)| paths.contains(name)).map(|(_, index)| index);
+        let files: Vec<usize> = named.chain(others).copied().collect();
         // linemux watches the directory of a file that is gone, and reports without a path what happens there.
         let directories = paths.is_empty();
         if everything || directories || !files.is_empty() {

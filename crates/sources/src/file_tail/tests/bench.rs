@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use fshipper_pipeline::{Admission, Batch, Checkpoint, Content, Origin};
 use tempfile::TempDir;
 
-use crate::file_tail::log::Now;
+use crate::file_tail::log::{Now, Stage};
 use crate::file_tail::patterns::Patterns;
 use crate::file_tail::tail::{Next, Options, TICK, TableOptions, Tail};
 use crate::file_tail::watch::{Hints, Watch};
@@ -24,7 +25,7 @@ pub(super) const LOST: u8 = b'?';
 struct Blind;
 
 impl Watch for Blind {
-    fn watch(&mut self, _: usize, _: &Path, _: crate::file_tail::identity::FileId) {}
+    fn watch(&mut self, _: usize, _: &Arc<Path>, _: crate::file_tail::identity::FileId) {}
     fn forget(&mut self, _: usize) {}
     fn take(&mut self) -> Hints {
         Hints::default()
@@ -310,6 +311,26 @@ impl Bench {
 
     pub(super) fn limit_open_files(&mut self, limit: usize) {
         self.tail.as_mut().unwrap().max_open_files = limit;
+    }
+
+    pub(super) fn limit_held_files(&mut self, limit: usize) {
+        self.tail.as_mut().unwrap().max_held_files = limit;
+    }
+
+    /// Whether a compressed sibling of a log was reported.
+    pub(super) fn has_warned(&self, name: &str) -> bool {
+        let tail = self.tail.as_ref().unwrap();
+        tail.logs[tail.by_path[self.path(name).as_path()]].has_warned
+    }
+
+    /// Makes each read of a file fail, until it is opened again.
+    pub(super) fn break_file(&mut self, name: &str) {
+        let path = self.path(name);
+        let write_only = OpenOptions::new().append(true).open(&path).unwrap();
+        let tail = self.tail.as_mut().unwrap();
+        let index = tail.by_path[path.as_path()];
+        let Stage::Reading(reading) = &mut tail.logs[index].stage else { panic!("`{name}` is not read") };
+        reading.file = Some(write_only);
     }
 
     /// How many of its files this process holds open, deleted ones too.

@@ -1,11 +1,16 @@
 //! Odd content, odd files, many files.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::bench::{Bench, lines};
+use crate::file_tail::tail::{Next, TICK};
 
 #[test]
 fn any_bytes_are_bytes() {
@@ -257,4 +262,81 @@ fn nothing_is_begun_while_the_state_cannot_be_written_and_known_files_go_on() {
     bench.pump();
     bench.check("a.log", lines("a", 0..6));
     bench.check("b.log", lines("b", 0..3));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_tried_again_and_does_not_keep_the_others_waiting() {
+    let mut bench = Bench::new(&["*.log"]);
+    bench.append("a.log", lines("a", 0..3));
+    bench.append("b.log", lines("b", 0..3));
+    bench.pump();
+    bench.append("a.log", lines("a", 3..5));
+    bench.append("b.log", lines("b", 3..5));
+    for _ in 0..3 {
+        bench.break_file("a.log");
+        bench.wait(TICK);
+        let mut fills = 0;
+        while let Next::More = bench.fill(false) {
+            fills += 1;
+            assert!(fills < 10, "it spins");
+        }
+        bench.check("a.log", lines("a", 0..3));
+    }
+    bench.check("b.log", lines("b", 0..5));
+    bench.pump();
+    bench.check("a.log", lines("a", 0..5));
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
+/// Run again as a process of its own: the limit holds for all of a process.
+#[test]
+fn without_free_descriptors_nothing_counts_as_deleted() {
+    const CHILD: &str = "FSHIPPER_TEST_WITHOUT_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "file_tail::tests::limits::without_free_descriptors_nothing_counts_as_deleted";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--test-threads=1", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
+        assert!(child.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let mut bench = Bench::new(&["*.log"]);
+    for name in ["a.log", "b.log", "c.log"] {
+        bench.append(name, lines(name, 0..3));
+    }
+    bench.pump();
+    bench.restart();
+    bench.open();
+    // Everything that can be open is open.
+    let mut hog = Vec::new();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) }).unwrap();
+    while let Ok(file) = File::open("/dev/null") {
+        hog.push(file);
+    }
+    for name in ["a.log", "b.log", "c.log"] {
+        let mut file = reuse(&mut hog, || OpenOptions::new().append(true).open(bench.path(name)));
+        bench.append_to(&mut file, lines(name, 3..5));
+        drop(file);
+        hog.push(File::open("/dev/null").unwrap());
+    }
+    bench.rename("c.log", "c.log.1");
+    for _ in 0..3 {
+        bench.settle();
+    }
+    assert_eq!(bench.unknown_losses(), 0);
+    drop(hog);
+    bench.settle();
+    for name in ["a.log", "b.log", "c.log"] {
+        bench.check(name, lines(name, 0..5));
+    }
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
+/// Opens a file in the place of one that only takes up a descriptor.
+fn reuse(hog: &mut Vec<File>, open: impl Fn() -> io::Result<File>) -> File {
+    drop(hog.pop());
+    open().unwrap()
 }

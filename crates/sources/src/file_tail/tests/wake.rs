@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fshipper_pipeline::config::OneOrMany;
 use fshipper_pipeline::testing::{check_source, context};
 use fshipper_pipeline::{Batch, Checkpoint, Origin, Source, SourceConfig};
 
+use super::bench::Bench;
 use crate::file_tail::FileTail;
+use crate::file_tail::source::TailSource;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +74,21 @@ async fn wakes_when_a_line_is_appended() {
     fs::write(&other, "another file\n").unwrap();
     fs::rename(&other, &path).unwrap();
     assert_eq!(next(&mut source).await.bytes(), b"another file\n");
+}
+
+/// As when all watches of the system are taken.
+#[tokio::test]
+async fn without_a_watch_it_notices_all_the_same() {
+    let mut bench = Bench::new(&["*.log"]);
+    bench.append("a.log", "one\n");
+    bench.open();
+    let tail = bench.tail.take().unwrap();
+    let mut source: Box<dyn Source> = Box::new(TailSource::new(tail, Arc::default(), None));
+    assert_eq!(next(&mut source).await.bytes(), b"one\n");
+    bench.append("a.log", "two\n");
+    assert_eq!(next(&mut source).await.bytes(), b"two\n");
+    bench.append("b.log", "three\n");
+    assert_eq!(next(&mut source).await.bytes(), b"three\n");
 }
 
 #[tokio::test]

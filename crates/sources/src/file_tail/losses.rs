@@ -1,0 +1,229 @@
+//! What can never be read, and how that is noticed: it is recorded as a loss, in band, before anything that
+//! is read later.
+//!
+//! A loss that stands between two generations moves the offset by its length, when that is known. One that
+//! belongs into a generation which is finished already cannot: it is recorded with an unknown length.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::candidates::{Candidate, holds, is_known, position_of_current};
+use super::identity::{Fingerprint, Stat, nanoseconds, read_head};
+use super::log::{Behind, Log, Now};
+use super::siblings;
+use super::state::Generation;
+use super::tail::Tail;
+
+/// A writer that goes on and on in a finished file is reported so often.
+const LATE_PAUSE: Duration = Duration::from_secs(60);
+
+/// A renamed file may be in a directory whose turn comes within this time: before, it is not given up.
+const SEARCH: Duration = Duration::from_secs(2);
+
+impl Tail {
+    /// The current generation's file is nowhere: what was not read of it is lost. Whether that is certain;
+    /// else it is looked for again.
+    pub(super) fn miss(&mut self, index: usize, live: Option<&Stat>, now: Now) -> bool {
+        let log = &mut self.logs[index];
+        let Some(generation) = log.generation().copied() else { return true };
+        let known_end = log.next_base().or(generation.end.map(|end| end.0)).or(log.seen_end);
+        let missing = known_end.map(|end| end.saturating_sub(log.offset));
+        let is_cut = live.is_some_and(|live| live.id.same(&generation.id));
+        let since = *log.missing_since.get_or_insert(now.instant);
+        if missing != Some(0) && !is_cut && !self.is_searched(index, since, now) {
+            return false;
+        }
+        let log = &mut self.logs[index];
+        log.missing_since = None;
+        // The inode may hold something newer by now.
+        log.last_read = None;
+        if missing != Some(0) {
+            let reason = match (is_cut, has_compressed(log)) {
+                (true, _) => "the file was truncated or overwritten before it was read to its end",
+                (false, true) => "the file was compressed before it was read to its end",
+                (false, false) => "the file was deleted before it was read to its end",
+            };
+            log.lose(missing.unwrap_or(0), reason.to_owned());
+            self.make_ready(index);
+        }
+        self.finish(index);
+        true
+    }
+
+    /// Files that waited for their turn without being held open, and are nowhere now, are lost. Whether what
+    /// comes next may begin; else one of them may only have been renamed.
+    pub(super) fn lose_vanished(&mut self, index: usize, files: &[Candidate], now: Now) -> bool {
+        while let Some(first) = self.logs[index].held.first_mut() {
+            if first.file.is_some() || files.iter().any(|file| file.stat.id == first.id) {
+                first.gone_since = None;
+                break;
+            }
+            let since = *first.gone_since.get_or_insert(now.instant);
+            if !self.is_searched(index, since, now) {
+                return false;
+            }
+            let log = &mut self.logs[index];
+            let gone = log.held.remove(0);
+            let base = log.offset;
+            let generation = Generation {
+                base,
+                skip: 0,
+                fingerprint: Fingerprint::of(b""),
+                id: gone.id,
+                began: nanoseconds(now.system),
+                late: 0,
+                end: Some((base + gone.size, None)),
+            };
+            self.state.stage_generation(&log.path, log.epoch, &generation);
+            log.pass_by(generation);
+            let what = if has_compressed(log) { "compressed or deleted" } else { "deleted" };
+            log.lose(gone.size, format!("`{}` was {what} while it waited to be read", gone.path.display()));
+        }
+        if !self.logs[index].outbox.is_empty() {
+            self.make_ready(index);
+        }
+        true
+    }
+
+    /// Whether a file of a log that is nowhere since some time was looked for long enough, in a directory that
+    /// could be listed. If not, it is looked for again.
+    pub(super) fn is_searched(&mut self, index: usize, since: Instant, now: Now) -> bool {
+        let is_late = self.is_ending || now.instant.saturating_duration_since(since) >= SEARCH;
+        let path = &self.logs[index].path;
+        if is_late && self.discovery.is_known_since(path, since) {
+            return true;
+        }
+        self.discovery.look_again(path);
+        self.waiting.insert(index);
+        false
+    }
+
+    /// Siblings that no pattern selects, and that came after what was read last, are never read unless a known
+    /// file shows their place: each is a loss, reported once.
+    pub(super) fn lose_unselected(&mut self, index: usize, files: &[Candidate], now: Now) -> io::Result<()> {
+        let log = &self.logs[index];
+        if position_of_current(log, files)?.is_some() {
+            return Ok(());
+        }
+        self.warn_of_compressed(index, now);
+        let log = &self.logs[index];
+        let Some(last) = log.generation().copied() else { return Ok(()) };
+        let is_own = |file: &Candidate| self.by_id.get(&file.stat.id) == Some(&index);
+        let has_place = |file: &&Candidate| !file.is_live && !is_own(file);
+        let mut lost = Vec::new();
+        for file in files.iter().take_while(has_place) {
+            let id = file.stat.id;
+            let is_older = nanoseconds(file.stat.modified) <= last.began
+                || (id.born != 0 && last.id.born != 0 && id.born <= last.id.born);
+            let may_be_new = !file.is_selected && file.suffix.is_some() && file.stat.size > 0 && !is_older;
+            if may_be_new && !is_known(log, files, file)? {
+                lost.push(file);
+            }
+        }
+        for file in lost {
+            let Some((opened, stat)) = file.open()? else { continue };
+            let fingerprint = Fingerprint::of(&read_head(&opened)?);
+            let log = &mut self.logs[index];
+            let generation = Generation {
+                base: log.offset,
+                skip: stat.size,
+                fingerprint,
+                id: stat.id,
+                began: nanoseconds(now.system),
+                late: 0,
+                end: Some((log.offset, None)),
+            };
+            self.state.stage_generation(&log.path, log.epoch, &generation);
+            log.pass_by(generation);
+            let reason = format!(
+                "`{}` holds {} bytes that came after what was read, and no pattern selects it",
+                file.path.display(),
+                stat.size,
+            );
+            log.lose(0, reason);
+            self.own(stat.id, index);
+            self.make_ready(index);
+        }
+        Ok(())
+    }
+
+    /// Compressed siblings are not read. One that may hold what nobody read is reported, once for each log.
+    fn warn_of_compressed(&mut self, index: usize, now: Now) {
+        let log = &self.logs[index];
+        if log.has_warned {
+            return;
+        }
+        let read_until = match (log.read_modified, log.generation()) {
+            (Some(modified), Some(_)) => Some(nanoseconds(modified)),
+            (None, Some(last)) => Some(last.began),
+            (_, None) => None,
+        };
+        let ignore_older = self.options.tables[log.table].ignore_older;
+        let may_be_unread = |stat: Stat, is_selected: bool| match read_until {
+            Some(until) => nanoseconds(stat.modified) > until,
+            None => {
+                let age = now.system.duration_since(stat.modified).unwrap_or_default();
+                is_selected && ignore_older.is_none_or(|limit| age <= limit)
+            }
+        };
+        let mut compressed = log.members.iter().filter(|path| siblings::is_compressed(path));
+        let unread = compressed.find(|path| {
+            let is_selected = self.options.patterns.owner(path).is_some();
+            Stat::of_path(path).is_ok_and(|stat| may_be_unread(stat, is_selected))
+        });
+        if let Some(path) = unread {
+            let (path, origin) = (path.display(), &log.origin);
+            tracing::warn!(
+                "`{path}` may hold lines of `{origin}` that were not read: compressed files are not"
+            );
+            self.logs[index].has_warned = true;
+        }
+    }
+
+    /// What is appended to a finished file comes too late: that is recorded, and the file watched on.
+    pub(super) fn report_late(&mut self, index: usize, files: &[Candidate], now: Now) -> io::Result<()> {
+        let log = &mut self.logs[index];
+        let not_before = log.behind.take().and_then(|behind| behind.not_before);
+        let is_due = self.is_ending || not_before.is_none_or(|not_before| now.instant >= not_before);
+        let mut latest: Option<(usize, Behind)> = None;
+        for file in files.iter().filter(|file| !file.is_live) {
+            let of_file = log.generations.iter().rposition(|known| known.id.same(&file.stat.id));
+            let Some(number) = of_file.filter(|number| *number < log.current) else { continue };
+            let generation = log.generations[number];
+            let (end, mark) = match generation.end {
+                Some((end, marker)) => (end, marker.map(|marker| (end, marker))),
+                None => (log.generations[number + 1].base, None),
+            };
+            let mut size = Log::file_position(&generation, end) + generation.late;
+            let mut not_before = not_before;
+            if file.stat.size > size
+                && is_due
+                && let Some((opened, stat)) = file.open()?
+            {
+                if holds(&opened, &stat, &generation, end, mark)? {
+                    let late = stat.size.saturating_sub(size);
+                    log.generations[number].late += late;
+                    self.state.stage_generation(&log.path, log.epoch, &log.generations[number]);
+                    let path = file.path.display();
+                    log.lose_earlier(format!(
+                        "`{path}` grew by {late} bytes after the next file was begun; \
+                         `rotate_wait` must cover its writer"
+                    ));
+                    not_before = Some(now.instant + LATE_PAUSE);
+                }
+                size = stat.size;
+            }
+            if latest.as_ref().is_none_or(|(other, _)| *other < number) {
+                let (id, path) = (file.stat.id, file.path.clone());
+                latest = Some((number, Behind { id, path, size, not_before }));
+            }
+        }
+        log.behind = latest.map(|(_, behind)| Box::new(behind));
+        Ok(())
+    }
+}
+
+/// Whether a sibling is compressed: a file that is nowhere has probably become one.
+fn has_compressed(log: &Log) -> bool {
+    log.members.iter().any(|path| siblings::is_compressed(path))
+}

@@ -1,0 +1,254 @@
+//! What cannot be read is said: never silence, and never a false alarm.
+
+use std::time::Duration;
+
+use super::bench::{Bench, ROTATE_WAIT, lines};
+
+/// The current file is gone; one that nobody saw is only there under a name that no pattern selects.
+#[test]
+fn a_generation_that_nobody_saw_under_an_unselected_name_is_a_loss() {
+    for was_down in [false, true] {
+        let mut bench = Bench::new(&["a.log"]);
+        bench.append("a.log", lines("a", 0..10));
+        bench.settle();
+        if was_down {
+            // Finished before: what is missing later is not missing of this file.
+            bench.remove("a.log");
+            bench.settle();
+            bench.append("a.log", lines("b", 0..10));
+            bench.settle();
+            bench.restart();
+        }
+        let before = bench.content("a.log");
+        bench.wait(Duration::from_secs(60));
+        bench.remove("a.log");
+        bench.append("a.log.1", lines("never seen", 0..10));
+        bench.append("a.log", lines("c", 0..3));
+        bench.settle();
+        bench.settle();
+        bench.check("a.log", [&before[..], lines("c", 0..3).as_bytes()].concat());
+        // After a restart nobody knows whether the file that is gone had grown.
+        let expected = if was_down { 2 } else { 1 };
+        assert_eq!(bench.unknown_losses(), expected, "{was_down}");
+        bench.restart();
+        bench.rename("a.log.1", "a.log.2");
+        bench.settle();
+        assert_eq!(bench.unknown_losses(), expected, "said once");
+    }
+}
+
+#[test]
+fn a_generation_that_nobody_saw_beside_a_truncated_file_is_a_loss() {
+    let mut bench = Bench::new(&["a.log"]);
+    bench.append("a.log", lines("a", 0..10));
+    bench.settle();
+    bench.wait(Duration::from_secs(60));
+    // Two copies were made, and one of them kept.
+    bench.truncate("a.log");
+    bench.append("a.log", lines("never seen", 0..10));
+    bench.copy_and_truncate("a.log", "a.log.1");
+    bench.append("a.log", lines("c", 0..3));
+    bench.settle();
+    bench.check("a.log", lines("a", 0..10) + &lines("c", 0..3));
+    assert_eq!(bench.unknown_losses(), 1);
+}
+
+#[test]
+fn unselected_siblings_from_before_the_first_start_are_no_loss() {
+    for is_cut in [false, true] {
+        let mut bench = Bench::new(&["a.log"]);
+        bench.append("a.log.2", lines("old", 0..10));
+        bench.append("a.log.1", lines("older", 0..10));
+        bench.append("a.log", lines("a", 0..10));
+        bench.wait(Duration::from_secs(60));
+        bench.settle();
+        bench.wait(Duration::from_secs(60));
+        if is_cut {
+            bench.truncate("a.log");
+        } else {
+            bench.remove("a.log");
+            bench.settle();
+        }
+        bench.append("a.log", lines("b", 0..10));
+        bench.settle();
+        bench.restart();
+        bench.append("a.log", lines("b", 10..12));
+        bench.settle();
+        bench.check("a.log", lines("a", 0..10) + &lines("b", 0..12));
+        assert_eq!(bench.unknown_losses(), 0, "{is_cut}");
+    }
+}
+
+#[test]
+fn what_is_appended_to_a_finished_file_is_a_loss() {
+    for include in ["a.log*", "a.log"] {
+        let mut bench = Bench::new(&[include]);
+        bench.append("a.log", lines("a", 0..10));
+        bench.pump();
+        bench.rename("a.log", "a.log.1");
+        bench.append("a.log", lines("b", 0..3));
+        bench.settle();
+        assert_eq!(bench.unknown_losses(), 0);
+        for round in 0..5 {
+            // Reported at once, and then not at every line.
+            bench.append("a.log.1", lines("late", round..round + 1));
+            bench.append("a.log", lines("b", 3 + round..4 + round));
+            bench.pump();
+            assert_eq!(bench.unknown_losses(), 1, "{include} {round}");
+        }
+        bench.wait(Duration::from_secs(60));
+        bench.pump();
+        assert_eq!(bench.unknown_losses(), 2, "{include}");
+        bench.restart();
+        bench.settle();
+        assert_eq!(bench.unknown_losses(), 2, "nothing more came");
+        // While it was down, and rotated once more.
+        bench.restart();
+        bench.append("a.log.1", lines("late", 5..6));
+        bench.rename("a.log.1", "a.log.2");
+        bench.rename("a.log", "a.log.1");
+        bench.append("a.log", lines("c", 0..3));
+        bench.settle();
+        bench.settle();
+        assert_eq!(bench.unknown_losses(), 3, "{include}");
+        bench.check("a.log", lines("a", 0..10) + &lines("b", 0..8) + &lines("c", 0..3));
+        assert_eq!(bench.names(), ["a.log"]);
+    }
+}
+
+#[test]
+fn a_loss_within_a_generation_does_not_end_it() {
+    let mut bench = Bench::new(&["a.log"]);
+    bench.append("a.log", lines("a", 0..10));
+    bench.pump();
+    bench.rename("a.log", "a.log.1");
+    bench.append("a.log", lines("b", 0..3));
+    bench.settle();
+    bench.append("a.log.1", lines("late", 0..1));
+    bench.pump();
+    assert_eq!(bench.unknown_losses(), 1);
+    // The loss is the last thing that the receiving side has.
+    bench.restart();
+    bench.append("a.log", lines("b", 3..6));
+    bench.rename("a.log", "a.log.2");
+    bench.append("a.log", lines("c", 0..3));
+    bench.settle();
+    bench.settle();
+    bench.check("a.log", lines("a", 0..10) + &lines("b", 0..6) + &lines("c", 0..3));
+    assert_eq!(bench.unknown_losses(), 1);
+}
+
+#[test]
+fn a_waiting_file_deleted_while_too_many_are_held_is_a_loss_with_its_length() {
+    for compressed in [false, true] {
+        let mut bench = Bench::new(&["a.log*"]);
+        bench.append("a.log", lines("a", 0..5));
+        bench.pump();
+        bench.limit_held_files(0);
+        bench.rename("a.log", "a.log.1");
+        bench.append("a.log", lines("b", 0..5));
+        bench.pump();
+        bench.rename("a.log.1", "a.log.2");
+        bench.rename("a.log", "a.log.1");
+        bench.append("a.log", lines("c", 0..5));
+        bench.pump();
+        bench.remove("a.log.1");
+        if compressed {
+            bench.write("a.log.1.gz", b"\x1f\x8b compressed");
+        }
+        for _ in 0..3 {
+            bench.settle();
+        }
+        let lost = "?".repeat(lines("b", 0..5).len());
+        bench.check("a.log", lines("a", 0..5) + &lost + &lines("c", 0..5));
+        bench.restart();
+        bench.append("a.log", lines("c", 5..6));
+        bench.settle();
+        bench.check("a.log", lines("a", 0..5) + &lost + &lines("c", 0..6));
+        assert_eq!((bench.names(), bench.unknown_losses()), (vec!["a.log".to_owned()], 0));
+    }
+}
+
+#[test]
+fn a_waiting_file_that_is_not_held_and_renamed_again_is_read() {
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.append("a.log", lines("a", 0..5));
+    bench.pump();
+    bench.limit_held_files(0);
+    for rotation in 1..5 {
+        for number in (1..rotation).rev() {
+            bench.rename(&format!("a.log.{number}"), &format!("a.log.{}", number + 1));
+        }
+        bench.rename("a.log", "a.log.1");
+        bench.append("a.log", lines("a", rotation * 5..rotation * 5 + 5));
+        bench.pump();
+    }
+    for _ in 0..6 {
+        bench.settle();
+    }
+    bench.check("a.log", lines("a", 0..25));
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
+#[test]
+fn compressed_before_it_was_read_is_a_loss() {
+    for include in ["a.log*", "a.log"] {
+        let mut bench = Bench::new(&[include]);
+        bench.append("a.log", lines("a", 0..10));
+        bench.pump();
+        bench.restart();
+        bench.append("a.log", lines("a", 10..12));
+        bench.remove("a.log");
+        bench.write("a.log.1.gz", b"\x1f\x8b compressed");
+        bench.append("a.log", lines("b", 0..3));
+        bench.settle();
+        bench.check("a.log", lines("a", 0..10) + &lines("b", 0..3));
+        assert_eq!((bench.names(), bench.unknown_losses()), (vec!["a.log".to_owned()], 1), "{include}");
+    }
+}
+
+#[test]
+fn a_compressed_sibling_that_may_be_unread_is_reported_once() {
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.write("a.log.2.gz", b"\x1f\x8b compressed");
+    bench.append("a.log", lines("a", 0..3));
+    bench.pump();
+    assert!(bench.has_warned("a.log"));
+
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.append("a.log", lines("a", 0..3));
+    bench.pump();
+    let modified = std::fs::metadata(bench.path("a.log")).unwrap().modified().unwrap();
+    for is_newer in [false, true] {
+        bench.wait(ROTATE_WAIT);
+        bench.remove("a.log");
+        bench.write("a.log.1.gz", b"\x1f\x8b compressed");
+        if !is_newer {
+            // As gzip does it: what was read to its end has the time of its last line.
+            let file = std::fs::File::options().write(true).open(bench.path("a.log.1.gz")).unwrap();
+            file.set_modified(modified).unwrap();
+        }
+        bench.append("a.log", lines(&format!("newer {is_newer}"), 0..3));
+        bench.settle();
+        assert_eq!(bench.has_warned("a.log"), is_newer);
+    }
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
+#[test]
+fn a_file_renamed_while_it_was_looked_for_is_no_loss() {
+    let mut bench = Bench::new(&["a.log"]);
+    bench.append("a.log", lines("a", 0..10));
+    bench.pump();
+    bench.restart();
+    bench.open();
+    // The directory was listed before this.
+    bench.append("a.log", lines("a", 10..12));
+    bench.rename("a.log", "a.log.1");
+    bench.append("a.log", lines("b", 0..3));
+    bench.fill(false);
+    bench.settle();
+    bench.settle();
+    bench.check("a.log", lines("a", 0..12) + &lines("b", 0..3));
+    assert_eq!(bench.unknown_losses(), 0);
+}
