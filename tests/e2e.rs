@@ -7,11 +7,14 @@
 
 mod command_line;
 mod config_errors;
+mod connections;
 mod core_nats;
 mod crashes;
 mod jetstream;
+mod keys;
 mod local;
 mod memory;
 mod pipeline_files;
 mod standard_streams;
+mod subjects;
 mod support;

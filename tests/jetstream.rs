@@ -276,7 +276,14 @@ fn check_connect_says_what_it_found() {
     let mut server = NatsServer::jetstream();
     write_pair(&scene, &server.url());
     let check = scene.fshipper().arguments(["check", "--connect", "consumer.toml"]);
-    check.finish().expect_code(0);
+    let printed = String::from_utf8(check.finish().expect_code(0).stdout).unwrap();
+    for line in ["ok: connected to nats-server", "ok: messages of at most 1048576 bytes"] {
+        assert!(printed.contains(line), "`{line}` is missing in:\n{printed}");
+    }
+    let transport = "stream = { name = 'ABSENT' }";
+    Pipeline::new().tail("*.log").nats(&server.url(), transport).write(&scene, "absent.toml");
+    let finished = scene.fshipper().arguments(["check", "--connect", "absent.toml"]).finish().expect_code(1);
+    assert!(finished.stderr.contains("ABSENT"), "{}", finished.stderr);
     server.stop();
     let finished = check.finish().expect_code(1);
     assert!(finished.stderr.contains(&server.port().to_string()), "{}", finished.stderr);

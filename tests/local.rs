@@ -207,6 +207,8 @@ fn sighup_goes_on_in_a_new_file_after_an_external_rename() {
     scene.assert_arrives(log.expected(), OUTPUT);
     fs::rename(scene.path(OUTPUT), scene.path("out/moved")).unwrap();
     run.hang_up();
+    // Before the signal is seen, lines still go to the file that was renamed: rightly so.
+    wait_until(DEADLINE, "the rename is noticed", || run.stderr().contains("going on in a new file"));
     log.write_lines(100);
     let total = length(log.expected());
     let moved = scene.path("out/moved");

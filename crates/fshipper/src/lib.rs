@@ -36,6 +36,11 @@ use fshipper_pipeline::config::{self, Environment, Options, Pipeline};
 
 use arguments::{Arguments, Command};
 
+/// The plugin in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 /// Failed while running.
 const FAILED: u8 = 1;
 /// Wrong usage or configuration.

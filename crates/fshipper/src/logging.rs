@@ -1,6 +1,7 @@
 //! Log lines on stderr.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -11,8 +12,19 @@ use crate::arguments::{LogFormat, Run};
 /// and shipping goes on.
 const WAITING_LINES: usize = 4096;
 
-/// Starts logging; dropping the guard writes out what still waits.
-pub(crate) fn start(run: &Run) -> WorkerGuard {
+/// The thread that writes log lines.
+#[derive(Clone)]
+pub(crate) struct Logs(Arc<Mutex<Option<WorkerGuard>>>);
+
+impl Logs {
+    /// Writes out what still waits, for as long as about a second; later lines are dropped.
+    pub(crate) fn finish(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Starts logging.
+pub(crate) fn start(run: &Run) -> Logs {
     let level = match (run.verbose, run.quiet) {
         (0, 0) => "info",
         (1, _) => "debug",
@@ -38,5 +50,5 @@ pub(crate) fn start(run: &Run) -> WorkerGuard {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
-    guard
+    Logs(Arc::new(Mutex::new(Some(guard))))
 }

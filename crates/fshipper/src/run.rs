@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Run;
+use crate::logging::Logs;
 use crate::{FAILED, MISUSED, complain, load, logging, signals};
 
 /// Files and directories are read and synced on threads of their own; more than these would only queue at
@@ -19,14 +20,14 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
         Ok(pipelines) => pipelines,
         Err(code) => return code,
     };
-    let guard = logging::start(arguments);
+    let logs = logging::start(arguments);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(run_pipelines(pipelines));
+            let result = runtime.block_on(run_pipelines(pipelines, logs.clone()));
             // A blocked read of stdin must not keep the process alive.
             runtime.shutdown_background();
             result
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
         Err(error) => return complain(FAILED, format!("cannot start the runtime: {error}")),
     };
     // Log lines come out before the errors that explain the exit code.
-    drop(guard);
+    logs.finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(errors) => {
@@ -47,10 +48,10 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
     }
 }
 
-async fn run_pipelines(pipelines: Vec<Pipeline>) -> Result<(), Vec<RunError>> {
+async fn run_pipelines(pipelines: Vec<Pipeline>, logs: Logs) -> Result<(), Vec<RunError>> {
     let stop = CancellationToken::new();
     let (hangup, hangups) = watch::channel(0);
-    if let Err(error) = signals::handle(stop.clone(), hangup) {
+    if let Err(error) = signals::handle(stop.clone(), hangup, logs) {
         tracing::warn!("cannot handle signals: {error}; a stop is then a kill, which loses nothing");
     }
     fshipper_pipeline::run(pipelines, Control { stop, hangups }).await

@@ -6,9 +6,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::logging::Logs;
+
 /// Handles SIGTERM, SIGINT and SIGHUP for as long as the process lives: the first of the former two cancels
 /// `stop`, the second exits at once; SIGHUP raises the number that `hangups` holds.
-pub(crate) fn handle(stop: CancellationToken, hangups: watch::Sender<u64>) -> io::Result<()> {
+pub(crate) fn handle(stop: CancellationToken, hangups: watch::Sender<u64>, logs: Logs) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -25,6 +27,7 @@ pub(crate) fn handle(stop: CancellationToken, hangups: watch::Sender<u64>) -> io
             };
             if stop.is_cancelled() {
                 tracing::warn!("{name} again: leaving at once; what is not committed stays in the source");
+                logs.finish();
                 std::process::exit(crate::FAILED.into());
             }
             tracing::info!("{name}: shipping what was read, then leaving");

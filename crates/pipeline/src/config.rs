@@ -138,6 +138,11 @@ fn read_at_most(file: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
 }
 
 impl Pipeline {
+    /// What moves from where to where: one line without secrets.
+    pub(crate) fn flow(&self) -> &str {
+        &self.flow
+    }
+
     /// What would run, for `fshipper check`: some lines without secrets, the last one without its end.
     pub fn describe(&self) -> String {
         let Settings { name, host, state_dir, .. } = &*self.settings;

@@ -65,12 +65,30 @@ pub(crate) struct Memory {
     /// What was held when the last session ended, so that a reason is reported once.
     held: HashMap<Origin, String>,
     hold: Backoff,
+    /// The failure that was reported: that it is over is worth a line too.
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// A failure of a hop that was reported.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trouble {
+    /// The hop's name.
+    pub(crate) hop: &'static str,
+    /// Whether it is over with the next session; else with the next commit.
+    pub(crate) works_once_open: bool,
+}
+
+impl Trouble {
+    fn is_over(self, pipeline: &str) {
+        let news = if self.works_once_open { "opened again" } else { "works again" };
+        tracing::info!(pipeline, hop = self.hop, "{news}: going on");
+    }
 }
 
 impl Default for Memory {
     fn default() -> Self {
         let hold = Backoff::new(HOLD_FIRST, HOLD_MOST);
-        Self { gaps: HashMap::new(), held: HashMap::new(), hold }
+        Self { gaps: HashMap::new(), held: HashMap::new(), hold, trouble: None }
     }
 }
 
@@ -102,6 +120,9 @@ pub(crate) async fn pump(
     let reader = tokio::spawn(read_all(source, session_stop.clone(), sender, metrics.clone()));
     let reader = AbortOnDropHandle::new(reader);
     Metrics::add(&metrics.sessions, 1);
+    if let Some(trouble) = pump.memory.trouble.take_if(|trouble| trouble.works_once_open) {
+        trouble.is_over(&pump.settings.name);
+    }
 
     let writer = Writer {
         sink,
@@ -348,6 +369,9 @@ impl Writer<'_> {
         if self.dirty {
             Metrics::add(&self.metrics.commits, 1);
             Metrics::add(&self.metrics.bytes_committed, self.uncommitted_bytes);
+            if let Some(trouble) = self.memory.trouble.take() {
+                trouble.is_over(&self.settings.name);
+            }
         }
         (self.dirty, self.uncommitted_bytes) = (false, 0);
         self.before.clear();

@@ -18,7 +18,7 @@ use crate::config::Pipeline;
 use crate::keeper::keep;
 use crate::metrics::{Counts, Metrics};
 use crate::plugin::{OpenSink, OpenSource, Parts};
-use crate::pump::{Ended, Memory, Pump, pump};
+use crate::pump::{Ended, Memory, Pump, Trouble, pump};
 use crate::state_dir::StateDir;
 use crate::{Backoff, Checkpoint, Context, Fatal, Settings, Sink, Source, Transport};
 
@@ -67,7 +67,10 @@ pub async fn run(pipelines: Vec<Pipeline>, control: Control) -> Result<(), Vec<R
     for pipeline in pipelines {
         let settings = &pipeline.settings;
         match StateDir::lock(&settings.state_dir, &settings.name) {
-            Ok(state_dir) => locked.push((pipeline, state_dir)),
+            Ok(state_dir) => {
+                tracing::info!(pipeline = settings.name, "started: {}", pipeline.flow());
+                locked.push((pipeline, state_dir));
+            }
             Err(error) => return Err(vec![RunError::Start { pipeline: settings.name.clone(), error }]),
         }
     }
@@ -351,16 +354,19 @@ impl<'a> Hop<'a> {
         loop {
             let commits = self.metrics.counts().commits;
             let opened = self.metrics.counts().sessions;
-            let mut attempt = std::pin::pin!(session(&mut self.memory));
-            let result = tokio::select! {
-                result = &mut attempt => result,
-                // What is still opening has read nothing; what runs drains by itself.
-                () = stop.cancelled() => match self.metrics.counts().sessions == opened {
-                    true => return Ok(()),
-                    false => attempt.await,
-                },
+            let result = {
+                let mut attempt = std::pin::pin!(session(&mut self.memory));
+                tokio::select! {
+                    result = &mut attempt => result,
+                    // What is still opening has read nothing; what runs drains by itself.
+                    () = stop.cancelled() => match self.metrics.counts().sessions == opened {
+                        true => return Ok(()),
+                        false => attempt.await,
+                    },
+                }
             };
-            if self.metrics.counts().commits > commits {
+            let worked = self.metrics.counts().commits > commits;
+            if worked {
                 backoff.reset();
                 complaint.settle();
             }
@@ -370,9 +376,15 @@ impl<'a> Hop<'a> {
                 Err(error) if error.chain().any(|cause| cause.is::<Fatal>()) => return Err(error),
                 Err(error) => {
                     let pause = backoff.pause();
+                    let (pipeline, hop) = (&self.run.context.settings.name, self.name);
                     complaint.report(&format!("{error:#}"), |text| {
-                        let pipeline = &self.run.context.settings.name;
-                        tracing::error!(pipeline, hop = self.name, "{text}; trying again, nothing is lost");
+                        // What worked until now most likely works again; what did not may need an operator.
+                        match worked {
+                            true => tracing::warn!(pipeline, hop, "{text}; opening again"),
+                            false => tracing::error!(pipeline, hop, "{text}; trying again"),
+                        }
+                        let works_once_open = worked || self.metrics.counts().sessions == opened;
+                        self.memory.trouble = Some(Trouble { hop, works_once_open });
                     });
                     Instant::now() + pause
                 }

@@ -1,11 +1,36 @@
 //! A conformance suite that any source or sink can be put through (feature `testing`).
 //!
-//! ```ignore
-//! #[tokio::test]
-//! async fn keeps_the_contract() {
-//!     let folder = tempfile::tempdir().unwrap();
-//!     testing::check_sink(|| open_my_sink(folder.path()), |origin| read_back(folder.path(), origin)).await;
+//! ```
+//! use std::collections::HashMap;
+//! use std::sync::{Arc, Mutex};
+//!
+//! use fshipper_pipeline::{Batch, Checkpoint, Origin, Sink, Written, anyhow, async_trait, testing};
+//!
+//! /// Keeps all bytes, and no positions.
+//! #[derive(Clone, Default)]
+//! struct Collect(Arc<Mutex<HashMap<Origin, Vec<u8>>>>);
+//!
+//! #[async_trait]
+//! impl Sink for Collect {
+//!     async fn restore(&mut self) -> anyhow::Result<Option<Checkpoint>> {
+//!         Ok(None)
+//!     }
+//!     async fn write(&mut self, batch: Batch) -> anyhow::Result<Written> {
+//!         let mut logs = self.0.lock().unwrap();
+//!         logs.entry(batch.origin.clone()).or_default().extend_from_slice(batch.bytes());
+//!         Ok(Written::Accepted)
+//!     }
+//!     async fn commit(&mut self, _: &Checkpoint) -> anyhow::Result<()> {
+//!         Ok(())
+//!     }
 //! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let sink = Collect::default();
+//! let open = async || Ok(Box::new(sink.clone()) as Box<dyn Sink>);
+//! let read_back = |origin: &Origin| sink.0.lock().unwrap().get(origin).cloned().unwrap_or_default();
+//! testing::check_sink(open, read_back).await;
+//! # });
 //! ```
 //!
 //! Each function panics with a sentence that says which promise of [`Source`] or [`Sink`] does not hold.

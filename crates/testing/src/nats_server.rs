@@ -158,6 +158,21 @@ impl NatsServer {
         self.options.config_extra = config_extra.into();
     }
 
+    /// `127.0.0.1:PORT` of the WebSockets, when `config_extra` has a `websocket` block.
+    ///
+    /// # Panics
+    ///
+    /// When the server is down.
+    #[track_caller]
+    pub fn websocket_address(&self) -> SocketAddr {
+        self.listening_address(&["\"ws://", "\"wss://"])
+    }
+
+    /// SIGUSR2, lame duck mode: it tells its clients, sends them away and ends.
+    pub fn retire(&mut self) {
+        self.signal(Signal::USR2);
+    }
+
     /// SIGSTOP: connections stay open and nobody answers.
     pub fn pause(&mut self) {
         self.signal(Signal::STOP);
@@ -173,17 +188,24 @@ impl NatsServer {
         self.process.as_mut().expect("the server runs").signal(signal);
     }
 
-    /// Where it answers questions about itself, over HTTP. It writes its ports into a file named by its pid, a
-    /// moment after it greets clients.
+    /// Where it answers questions about itself, over HTTP.
     #[track_caller]
     fn monitoring_address(&self) -> SocketAddr {
+        self.listening_address(&["\"http://"])
+    }
+
+    /// Where it listens for a protocol, by the start of a URL. It writes its ports into a file named by its
+    /// pid, a moment after it greets clients.
+    #[track_caller]
+    fn listening_address(&self, schemes: &[&str]) -> SocketAddr {
         let pid = self.pid().expect("the server runs");
         let file = self.directory.path().join(format!("nats-server_{pid}.ports"));
         let mut address = None;
         wait_until(DEADLINE, "nats-server has written its ports", || {
             let ports = fs::read_to_string(&file).unwrap_or_default();
-            let monitoring = ports.split_once("http://").and_then(|(_, rest)| rest.split('"').next());
-            address = monitoring.and_then(|address| address.parse().ok());
+            let mut urls = schemes.iter().filter_map(|scheme| ports.split_once(scheme));
+            let listening = urls.next().and_then(|(_, rest)| rest.split('"').next());
+            address = listening.and_then(|address| address.parse().ok());
             address.is_some()
         });
         address.expect("it was waited for")

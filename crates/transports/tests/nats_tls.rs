@@ -3,45 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use fshipper_pipeline::{Checkpoint, Transport, testing};
-use fshipper_testing::{NatsOptions, NatsServer};
+use fshipper_testing::{Authority, NatsOptions, NatsServer};
 use fshipper_transports::Nats;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use tempfile::TempDir;
-
-/// An authority and the files of those it certifies.
-struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    directory: TempDir,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key is made");
-        let issuer = CertifiedIssuer::self_signed(params, key).expect("an authority certifies itself");
-        let directory = tempfile::tempdir().expect("a directory is made");
-        std::fs::write(directory.path().join("ca.pem"), issuer.pem()).expect("the certificate is written");
-        Self { issuer, directory }
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.directory.path().join("ca.pem")
-    }
-
-    /// Writes a certificate for `name`, valid until the year `until`, and its key.
-    fn certify(&self, name: &str, until: i32) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().expect("a key is made");
-        let mut params = CertificateParams::new([name.to_owned()]).expect("the name is valid");
-        params.not_before = date_time_ymd(2000, 1, 1);
-        params.not_after = date_time_ymd(until, 1, 1);
-        let certificate = params.signed_by(&key, &self.issuer).expect("the authority certifies");
-        let paths = ["cert", "key"].map(|kind| self.directory.path().join(format!("{name}-{until}.{kind}")));
-        std::fs::write(&paths[0], certificate.pem()).expect("the certificate is written");
-        std::fs::write(&paths[1], key.serialize_pem()).expect("the key is written");
-        paths.into()
-    }
-}
 
 /// A server that shows `certificate`, and wants clients certified by `client_ca`.
 fn server((cert, key): &(PathBuf, PathBuf), client_ca: Option<&Path>) -> NatsServer {

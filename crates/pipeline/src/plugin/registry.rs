@@ -16,8 +16,21 @@ use crate::{
 
 /// A plugin linked into this binary. Register one with
 ///
-/// ```ignore
-/// inventory::submit!(Plugin::source::<Numbers>("numbers", "counts, for demonstrations"));
+/// ```
+/// use fshipper_pipeline::{Context, Plugin, Sink, SinkConfig, anyhow, async_trait, inventory};
+///
+/// inventory::submit!(Plugin::sink::<Nowhere>("nowhere", "cannot be opened, for demonstrations"));
+///
+/// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// struct Nowhere {}
+///
+/// #[async_trait]
+/// impl SinkConfig for Nowhere {
+///     async fn open(&self, _: Context) -> anyhow::Result<Box<dyn Sink>> {
+///         anyhow::bail!("there is nowhere to write to")
+///     }
+/// }
+/// # assert!(Plugin::all().unwrap().iter().any(|plugin| plugin.name() == "nowhere"));
 /// ```
 ///
 /// A crate that nobody names is not linked, and its plugin is silently missing: the binary says

@@ -159,6 +159,20 @@ async fn writes_what_is_new_and_cuts_what_is_there() {
     assert_eq!(counts.bytes_committed, 10);
 }
 
+#[tokio::test]
+async fn a_reported_failure_is_over_with_the_next_session_or_with_its_first_commit() {
+    let trouble = |works_once_open| Some(Trouble { hop: "written", works_once_open });
+    let mut bench = Bench::new();
+    bench.memory.trouble = trouble(true);
+    bench.session(vec![]).await.unwrap();
+    assert!(bench.memory.trouble.is_none());
+    bench.memory.trouble = trouble(false);
+    bench.session(vec![]).await.unwrap();
+    assert!(bench.memory.trouble.is_some(), "nothing was committed");
+    bench.session(give([data("a", 0, "one\n")])).await.unwrap();
+    assert!(bench.memory.trouble.is_none());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_is_committed_within_the_interval_and_an_idle_hop_commits_nothing() {
     let mut bench = Bench::new();

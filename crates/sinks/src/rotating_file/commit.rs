@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
 
 use super::files::Birth;
@@ -123,7 +123,7 @@ impl Writer {
             if let Some(length) = length.filter(|length| *length != live.written) {
                 let path = self.disk.shown(&live.record.path);
                 if length < live.written {
-                    bail!("`{path}` was cut by somebody else: {length} bytes are left of {}", live.written);
+                    return Err(self.refuse_cut(file, length));
                 }
                 tracing::warn!("somebody else writes to `{path}` too");
                 (live.written, live.record.length) = (length, length);
@@ -137,6 +137,28 @@ impl Writer {
             });
         }
         Ok(())
+    }
+
+    /// The error of a file that is shorter than what was written to it.
+    ///
+    /// Its length goes to the ledger as it should be. The committed one alone may be there again, of bytes
+    /// that were written after the cut: then the next session would take them for what was committed, and
+    /// write them a second time.
+    fn refuse_cut(&mut self, file: FileId, length: u64) -> Error {
+        let live = self.files.live(file);
+        let path = self.disk.shown(&live.record.path);
+        let error = anyhow!(
+            "`{path}` was cut by somebody else: {length} bytes are left of {}; rotate it by renaming it",
+            live.written
+        );
+        if live.birth != Birth::Recorded {
+            return error;
+        }
+        let mut entries = vec![Entry::Length(file, live.written, live.record.tail)];
+        match self.ledger.append(&mut entries) {
+            Ok(()) => error,
+            Err(failed) => failed.context(error),
+        }
     }
 
     /// Whoever renames or deletes an active file, as logrotate does, gets a new one.

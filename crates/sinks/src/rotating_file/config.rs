@@ -37,8 +37,8 @@ pub struct RotatingFile {
     /// The permissions of new files, octal; new folders get the matching x bits. Default: `"0640"`.
     #[serde(default)]
     mode: Mode,
-    /// Added to a path without `%`: `"-%Y%m%d%H%M"` makes `/tmp/log` into `/tmp/log-202611230000`, the start
-    /// of its period.
+    /// Added to a path without the fields of a date: `"-%Y%m%d%H%M"` makes `/tmp/log` into
+    /// `/tmp/log-202611230000`, the start of its period. A path with such fields needs none and stays as it is.
     date_suffix: Option<String>,
 }
 
@@ -136,12 +136,12 @@ impl RotatingFile {
 
     fn template(&self) -> Result<Template, Invalid> {
         let plain = Template::parse(&self.path, None).map_err(|message| Invalid::new("path", message))?;
-        let Some(suffix) = &self.date_suffix else { return Ok(plain) };
-        if plain.finest().is_some() {
-            let message = format!("`{}` holds the fields of a date already", self.path);
-            return Err(Invalid::new("date_suffix", message).help("leave `date_suffix` out"));
+        match &self.date_suffix {
+            Some(suffix) if plain.finest().is_none() => Template::parse(&self.path, Some(suffix))
+                .map_err(|message| Invalid::new("date_suffix", message)),
+            // One table serves both kinds of paths, as where the path is a variable of the environment.
+            _ => Ok(plain),
         }
-        Template::parse(&self.path, Some(suffix)).map_err(|message| Invalid::new("date_suffix", message))
     }
 
     fn every(&self, template: &Template) -> Result<Option<Every>, Invalid> {
@@ -189,7 +189,8 @@ impl SinkConfig for RotatingFile {
     }
 
     fn describe(&self) -> String {
-        let suffix = self.date_suffix.as_deref().unwrap_or_default();
+        let dated = Template::parse(&self.path, None).is_ok_and(|template| template.finest().is_some());
+        let suffix = self.date_suffix.as_deref().filter(|_| !dated).unwrap_or_default();
         let compressed = if self.compress == Compress::Gzip { ", rotated files with gzip" } else { "" };
         format!("{}{suffix}{compressed}", self.path)
     }
@@ -236,6 +237,7 @@ impl JsonSchema for Mode {
 
 #[cfg(test)]
 mod tests {
+    use super::super::period::Field;
     use super::*;
 
     fn plan(toml: &str) -> Result<Plan, (String, String)> {
@@ -262,12 +264,32 @@ mod tests {
                 rotate      = { every = "1d" }
             "#,
             r#"
+                path        = "/tmp/%Y%m%d.log"
+                date_suffix = "-%Y%m%d%H%M"
+                rotate      = { every = "1d" }
+            "#,
+            r#"
                 path   = "/var/log/{host}"
                 rotate = { every = "15m" }
                 mode   = "600"
             "#,
         ] {
             plan(toml).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_date_suffix_is_added_to_a_path_without_a_date() {
+        for (path, described) in [
+            ("/tmp/logfile", "/tmp/logfile-%Y%m%d"),
+            ("/tmp/100%%", "/tmp/100%%-%Y%m%d"),
+            ("/tmp/%Y%m%d.log", "/tmp/%Y%m%d.log"),
+        ] {
+            let toml = format!("path = \"{path}\"\ndate_suffix = \"-%Y%m%d\"");
+            let config: RotatingFile = toml::from_str(&toml).unwrap();
+            let template = config.template().unwrap();
+            assert_eq!(template.finest(), Some(Field::Day), "{path}");
+            assert_eq!(config.describe(), described);
         }
     }
 
@@ -281,7 +303,6 @@ mod tests {
             ),
             (r#"path = "/a", rotate = { every = "7h" }"#, "rotate.every", "midnight"),
             (r#"path = "/a", rotate = { max_bytes = 0 }"#, "rotate.max_bytes", "`0` bytes"),
-            (r#"path = "/a/%Y", date_suffix = "-%Y""#, "date_suffix", "already"),
             (r#"path = "/a", date_suffix = "-x""#, "date_suffix", "fields of a date"),
             (r#"path = "/a/{hots}""#, "path", "host"),
             (r#"path = "/a", keep = { files = 0 }"#, "keep.files", "keeps nothing"),

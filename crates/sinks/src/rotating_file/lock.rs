@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::disk::Disk;
 use super::ledger::own;
+use super::names::FilePath;
 
 /// Held as long as it lives; the kernel gives it back when the process dies.
 #[derive(Debug)]
@@ -31,10 +32,7 @@ impl Lock {
     /// A [`Fatal`] that names the holder when another pipeline has it.
     pub(super) fn take(disk: &Disk, pipeline: &str) -> Result<Self> {
         let path = own("lock");
-        let mut file = match disk.open(&path)? {
-            Some(file) => file,
-            None => disk.create(&path)?,
-        };
+        let mut file = open_or_create(disk, &path)?;
         let ours = format!("{} {pipeline}\n", std::process::id());
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -47,7 +45,8 @@ impl Lock {
             }
             let mut holder = Vec::new();
             file.try_clone()?.take(4096).read_to_end(&mut holder)?;
-            if holder != ours.as_bytes() {
+            // Whoever has just taken it has not written its name yet.
+            if !holder.is_empty() && holder != ours.as_bytes() {
                 return Err(conflict(&disk.shown(&own(".")), &holder));
             }
             if Instant::now() > deadline {
@@ -56,9 +55,20 @@ impl Lock {
             std::thread::sleep(LOOK_EVERY);
             file = disk.open(&path)?.context("the lock has just gone")?;
         }
-        file.set_len(0)?;
-        file.write_all_at(ours.as_bytes(), 0)?;
+        let written = file.set_len(0).and_then(|()| file.write_all_at(ours.as_bytes(), 0));
+        written.with_context(|| format!("cannot write `{}`", disk.shown(&path)))?;
         Ok(Self(file))
+    }
+}
+
+/// The file to lock, which another pipeline may be creating just now.
+fn open_or_create(disk: &Disk, path: &FilePath) -> Result<File> {
+    if let Some(file) = disk.open(path)? {
+        return Ok(file);
+    }
+    match disk.create(path) {
+        Ok(file) => Ok(file),
+        Err(error) => disk.open(path)?.ok_or(error),
     }
 }
 
@@ -67,7 +77,7 @@ fn conflict(folder: &str, holder: &[u8]) -> anyhow::Error {
     let space = holder.iter().position(|byte| *byte == b' ').unwrap_or(holder.len());
     let (process, pipeline) = holder.split_at(space);
     Fatal::new(format!(
-        "the pipeline `{}`, process {}, writes to this output already and holds `{folder}`: stop it, or write elsewhere",
+        "the pipeline `{}`, process {}, writes to this output already and holds `{folder}`: stop it, or write to another folder",
         Escaped(pipeline.trim_ascii()),
         Escaped(process),
     ))
@@ -95,6 +105,27 @@ mod tests {
         assert!(text.contains(&format!("pipeline `central logs`, process {process},")), "{text}");
         drop(lock);
         Lock::take(&disk, "other").unwrap();
+    }
+
+    #[test]
+    fn of_two_that_start_at_once_one_is_told_who_the_other_is() {
+        for _ in 0..50 {
+            let folder = tempfile::tempdir().unwrap();
+            let disk = disk(folder.path());
+            let start = std::sync::Barrier::new(2);
+            let take = |pipeline| {
+                start.wait();
+                Lock::take(&disk, pipeline)
+            };
+            let (one, two) = std::thread::scope(|scope| {
+                let (one, two) = (scope.spawn(|| take("one")), scope.spawn(|| take("two")));
+                (one.join().unwrap(), two.join().unwrap())
+            });
+            assert_ne!(one.is_ok(), two.is_ok());
+            let error = one.err().or(two.err()).unwrap();
+            assert!(error.is::<Fatal>() && error.to_string().contains("process "), "{error:#}");
+            assert!(!error.to_string().contains("``"), "{error:#}");
+        }
     }
 
     #[test]

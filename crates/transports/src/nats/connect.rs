@@ -160,7 +160,7 @@ fn options(endpoint: &Endpoint, events: &Events, settings: &Settings, queues: Qu
     if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
         options = options.add_client_certificate(cert.clone(), key.clone());
     }
-    if tls.ca.is_some() || tls.cert.is_some() {
+    if endpoint.tls_required {
         options = options.require_tls(true);
     }
     if endpoint.tls_first {

@@ -57,7 +57,7 @@ impl CoreReceiver {
         for filter in &filters {
             let subscriber = connection.client.subscribe(filter.clone()).await;
             let subscriber = subscriber.with_context(|| format!("cannot subscribe to `{filter}`"))?;
-            tasks.spawn(intake.clone().take_from(subscriber));
+            tasks.spawn(intake.clone().take_from(filter.clone(), subscriber));
         }
         // What is sent before the server has the subscriptions is missed, so they go out now.
         connection.client.flush().await.context("cannot subscribe")?;

@@ -24,6 +24,8 @@ pub(super) struct Endpoint {
     pub(super) login: Login,
     /// Certificates.
     pub(super) tls: Tls,
+    /// Whether nothing may be sent unencrypted, whatever the scheme of the servers.
+    pub(super) tls_required: bool,
     /// Whether the server expects TLS from the first byte on.
     pub(super) tls_first: bool,
     /// Where replies are expected, if not in the usual place.
@@ -74,20 +76,22 @@ impl Endpoint {
             .unwrap_or(("", Login::Anonymous));
         login.check().map_err(|error| invalid(login_key, error))?;
 
-        let tls = nats.tls.clone().unwrap_or_default();
-        let file = |given: Option<PathBuf>, name: &'static str, in_context: Option<PathBuf>| {
-            given.or_else(|| variable(name).map(PathBuf::from)).or(in_context)
+        let table = nats.tls.clone().unwrap_or_default();
+        let file = |key, given: Option<PathBuf>, name, in_context: Option<PathBuf>| {
+            (given.map(|path| (key, path)))
+                .or_else(|| Some((name, variable(name)?.into())))
+                .or_else(|| Some(("context", in_context?)))
         };
         let from_context = context.tls();
-        let tls = Tls {
-            ca: file(tls.ca, "NATS_CA", from_context.ca),
-            cert: file(tls.cert, "NATS_CERTIFICATE", from_context.cert),
-            key: file(tls.key, "NATS_KEY", from_context.key),
-        };
-        check_tls(&tls)?;
+        let tls = check_tls(
+            file("tls.ca", table.ca, "NATS_CA", from_context.ca),
+            file("tls.cert", table.cert, "NATS_CERTIFICATE", from_context.cert),
+            file("tls.key", table.key, "NATS_KEY", from_context.key),
+        )?;
 
+        let tls_required = nats.tls.is_some() || tls.ca.is_some() || tls.cert.is_some();
         let inbox_prefix = (!context.inbox_prefix.is_empty()).then_some(context.inbox_prefix);
-        Ok(Self { servers, login, tls, tls_first: context.tls_first, inbox_prefix })
+        Ok(Self { servers, login, tls, tls_required, tls_first: context.tls_first, inbox_prefix })
     }
 
     /// The servers, comma separated.
@@ -101,6 +105,9 @@ fn invalid(source: &str, message: impl Into<String>) -> Invalid {
     let key = match source {
         "NATS_URL" => "servers",
         "NATS_CREDS" => "creds",
+        "NATS_CA" => "tls.ca",
+        "NATS_CERTIFICATE" => "tls.cert",
+        "NATS_KEY" => "tls.key",
         key => return Invalid::new(key, message),
     };
     Invalid::new(key, format!("the variable `{source}`: {}", message.into()))
@@ -178,22 +185,28 @@ fn decode(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-fn check_tls(tls: &Tls) -> Result<(), Invalid> {
-    match (&tls.cert, &tls.key) {
-        (Some(_), None) => {
-            return Err(Invalid::new("tls.cert", "the certificate stands without its key").help("add `key`"));
+/// A file and where it is named: a key of the table, or a variable of the environment.
+type NamedFile = Option<(&'static str, PathBuf)>;
+
+fn check_tls(ca: NamedFile, cert: NamedFile, key: NamedFile) -> Result<Tls, Invalid> {
+    match (&cert, &key) {
+        (Some((source, _)), None) => {
+            return Err(invalid(source, "the certificate stands without its key")
+                .help("add `key` to `tls`, or set `NATS_KEY`"));
         }
-        (None, Some(_)) => {
-            return Err(Invalid::new("tls.key", "the key stands without its certificate").help("add `cert`"));
+        (None, Some((source, _))) => {
+            return Err(invalid(source, "the key stands without its certificate")
+                .help("add `cert` to `tls`, or set `NATS_CERTIFICATE`"));
         }
         _ => {}
     }
-    for (key, path) in [("tls.ca", &tls.ca), ("tls.cert", &tls.cert), ("tls.key", &tls.key)] {
-        let Some(path) = path else { continue };
-        File::open(path)
-            .map_err(|error| Invalid::new(key, format!("cannot open `{}`: {error}", path.display())))?;
-    }
-    Ok(())
+    let open = |named: NamedFile| {
+        let Some((source, path)) = named else { return Ok(None) };
+        File::open(&path)
+            .map_err(|error| invalid(source, format!("cannot open `{}`: {error}", path.display())))?;
+        Ok(Some(path))
+    };
+    Ok(Tls { ca: open(ca)?, cert: open(cert)?, key: open(key)? })
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ const MAX_COMPLAINTS: usize = 64;
 const REMEDIES: [(&str, &str); 8] = [
     (
         "authorization violation",
-        "the server does not accept this login: check `creds`, `user`, `token` or `nkey`",
+        "the server does not accept this login: check `creds`, `user` and `password`, `token`, `nkey`, or the URL",
     ),
     ("failed signing nonce", "check the files that `creds` or `nkey` name"),
     ("UnknownIssuer", UNTRUSTED),

@@ -39,7 +39,6 @@ struct Queue {
     bytes: usize,
     /// How many of the arrivals are no messages.
     notes: usize,
-    drops: Complaint,
 }
 
 /// About six milliseconds of a fast publisher: what the pump needs to get round to it.
@@ -53,10 +52,16 @@ const MAX_NOTES: usize = 1024;
 const MESSAGE_BYTES: usize = 512;
 
 impl Intake {
-    /// Moves messages into the queue until the subscription ends.
-    pub(super) async fn take_from(self: Arc<Self>, mut subscriber: Subscriber) {
+    /// Moves messages into the queue until the subscription to `filter` ends.
+    pub(super) async fn take_from(self: Arc<Self>, filter: String, mut subscriber: Subscriber) {
+        let complaint =
+            format!("messages of `{filter}` arrive from NATS faster than they are written: some are dropped");
+        let mut drops = Complaint::default();
         while let Some(message) = subscriber.next().await {
-            self.queue().push(message);
+            let taken = self.queue().push(message);
+            if !taken {
+                drops.report(&complaint, |text| tracing::error!("{text}"));
+            }
             self.arrival.notify_one();
         }
     }
@@ -84,21 +89,17 @@ impl Intake {
 }
 
 impl Queue {
-    fn push(&mut self, message: Message) {
+    /// `false` when there is no room and the message is dropped.
+    fn push(&mut self, message: Message) -> bool {
         let cost = cost(&message);
         if self.bytes + cost <= MAX_BYTES || self.arrivals.is_empty() {
             self.bytes += cost;
-            return self.arrivals.push_back(Arrived::Message(message));
+            self.arrivals.push_back(Arrived::Message(message));
+            return true;
         }
-        self.drops.report(
-            "messages arrive from NATS faster than they are written: some are dropped",
-            |text| {
-                tracing::error!("{text}");
-            },
-        );
         // What is missing of our own senders' logs shows in the offsets, and in the right place.
         if wire::is_ours(message.headers.as_ref()) {
-            return;
+            return false;
         }
         let length = message.payload.len() as u64 + 1;
         match self.arrivals.back_mut() {
@@ -109,6 +110,7 @@ impl Queue {
             }
             _ => {}
         }
+        false
     }
 
     fn pop(&mut self) -> Option<Arrived> {
@@ -146,11 +148,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_dropped_and_noted_where_it_belongs() {
         let mut queue = Queue::default();
-        for _ in 0..5 {
-            queue.push(message("a", MAX_BYTES / 4));
+        for number in 0..6 {
+            assert_eq!(queue.push(message("a", MAX_BYTES / 4)), number < 3);
         }
-        queue.push(message("a", MAX_BYTES / 4));
-        queue.push(message("b", MAX_BYTES / 4));
+        assert!(!queue.push(message("b", MAX_BYTES / 4)));
         let dropped = MAX_BYTES as u64 / 4 + 1;
 
         let mut arrivals = Vec::new();
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn a_message_larger_than_the_queue_passes_when_nothing_waits() {
         let mut queue = Queue::default();
-        queue.push(message("a", 2 * MAX_BYTES));
+        assert!(queue.push(message("a", 2 * MAX_BYTES)));
         assert!(matches!(queue.pop(), Some(Arrived::Message(_))));
     }
 }

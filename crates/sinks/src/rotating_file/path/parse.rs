@@ -94,9 +94,6 @@ pub(super) fn template(text: &str, date_suffix: Option<&str>) -> Result<Template
 }
 
 fn with_date_suffix(text: &str, suffix: &str) -> Result<String, String> {
-    if text.contains('%') {
-        return Err(format!("`{text}` holds a `%` already: leave out `date_suffix`"));
-    }
     if !suffix.contains('%') || suffix.contains(['/', '{', '}', '\0']) {
         return Err(format!(
             "`{suffix}` is no date suffix: write fields of a date and no folders or placeholders, such as \"-%Y%m%d\""

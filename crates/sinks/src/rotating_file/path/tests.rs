@@ -92,10 +92,8 @@ fn a_date_suffix_makes_the_original_names() {
     assert_eq!(template.render(&Origin::new("h", "/l"), &day()).to_string(), "logfile-202611230000");
     assert_eq!(template.finest(), Some(Field::Minute));
     assert!(template.is_shared());
-    for (path, suffix) in
-        [("/tmp/x.%Y", "-%Y"), ("/tmp/x", "-old"), ("/tmp/x", "/%Y"), ("/tmp/x", "%Y{host}")]
-    {
-        let refused = Template::parse(path, Some(suffix)).unwrap_err();
+    for suffix in ["-old", "/%Y", "%Y{host}"] {
+        let refused = Template::parse("/tmp/x", Some(suffix)).unwrap_err();
         assert!(refused.contains('`'), "{refused}");
     }
 }

@@ -125,6 +125,32 @@ fn a_file_cut_while_it_is_written_to_fails_the_commit() {
 }
 
 #[test]
+fn a_file_cut_while_it_is_written_to_is_not_written_to_a_second_time() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    session.commit();
+    fs::OpenOptions::new().write(true).open(bench.path("h/f")).unwrap().set_len(0).unwrap();
+    // More than was committed before: by its length alone the file looks whole.
+    session.write(&log, "two\nthree\n", day(0));
+    session.try_commit().unwrap_err();
+    drop(session);
+
+    let mut session = bench.open();
+    let Written::Held(reason) = session.write(&log, "two\nthree\n", day(0)) else { panic!("it goes on") };
+    assert!(reason.contains("move it away"), "{reason}");
+    session.commit();
+    assert_eq!(bench.read("h/f"), "two\nthree\n");
+    drop(session);
+
+    fs::remove_file(bench.path("h/f")).unwrap();
+    let mut session = bench.open();
+    session.write(&log, "two\nthree\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("h/f"), "two\nthree\n");
+}
+
+#[test]
 fn bytes_that_others_append_stay() {
     let bench = Bench::new("{host}/{file}", "");
     let (log, mut session) = (origin("h", "/f"), bench.open());
