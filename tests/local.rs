@@ -73,8 +73,11 @@ fn follows_a_log_through_rotations() {
     local(&scene);
     let mut log = scene.log("app.log", 3);
     let run = scene.run(&["local.toml"]).start();
-    for _ in 0..5 {
+    for rotation in 0..5 {
         log.write_lines(3_000);
+        if rotation == 0 {
+            wait_until(DEADLINE, "the first lines arrive", || length(&scene.path(OUTPUT)) > 0);
+        }
         log.rotate_numbered();
         log.write_half_line();
     }
