@@ -57,6 +57,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod waiting;
 mod watch;
 
 pub use config::{FileTail, StartAt};

@@ -45,6 +45,11 @@ pub(crate) struct Located {
 }
 
 impl Candidate {
+    /// Whether it is at no path any more, and held open.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Opens the file; `None` when it is no longer the one that was looked at.
     pub(crate) fn open(&self) -> io::Result<Option<(File, Stat)>> {
         let file = match &self.held {

@@ -4,7 +4,7 @@
 //! A directory is looked at each [tick](super::tail) with one `stat` and listed only when its time of change
 //! moved. An error while listing is never taken for an empty directory.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
@@ -57,6 +57,8 @@ struct Directory {
     is_root: bool,
     entries: BTreeMap<OsString, Entry>,
     children: HashSet<PathBuf>,
+    /// Names at which the last two listings did not agree.
+    moving: BTreeSet<OsString>,
     changed: Option<(SystemTime, i64)>,
     must_list: bool,
     not_before: Option<Instant>,
@@ -94,6 +96,26 @@ impl Discovery {
     pub(crate) fn is_known_since(&self, path: &Path, time: Instant) -> bool {
         let directory = path.parent().and_then(|parent| self.directories.get(parent));
         directory.is_none_or(|directory| directory.known_at.is_some_and(|known_at| known_at >= time))
+    }
+
+    /// Whether the last listing shows the file `id` at `path`, or nothing when that is `None`.
+    pub(crate) fn shows(&self, path: &Path, id: Option<FileId>) -> bool {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return true };
+        let Some(directory) = self.directories.get(parent) else { return true };
+        directory.entries.get(name).and_then(|entry| entry.file) == id
+    }
+
+    /// Whether the last listing found the log at `path` and its rotated files where the one before had: no
+    /// file can have moved from a name not yet read to one read already.
+    pub(crate) fn is_still(&self, path: &Path) -> bool {
+        let directory = path.parent().and_then(|parent| self.directories.get(parent));
+        directory.is_none_or(|directory| {
+            let is_of_log = |name: &OsString| {
+                let moving = path.with_file_name(name);
+                moving == path || siblings::primaries(&moving).iter().any(|(primary, _)| primary == path)
+            };
+            !directory.moving.iter().any(is_of_log)
+        })
     }
 
     /// Lists every directory at the next tick.
@@ -167,6 +189,7 @@ impl Discovery {
                 let is_settled = !listing.has_dangling_link
                     && listed_at.duration_since(changed.0).is_ok_and(|age| age > CLOCK_GRAIN);
                 directory.changed = is_settled.then_some(changed);
+                directory.moving = listing.moving;
                 let before = std::mem::replace(&mut directory.entries, listing.entries);
                 let after = &directory.entries;
                 let gone =
@@ -230,9 +253,12 @@ impl Directory {
     }
 }
 
+#[derive(Default)]
 struct Listing {
     entries: BTreeMap<OsString, Entry>,
     children: Vec<(OsString, Reach)>,
+    /// See [`Directory::moving`].
+    moving: BTreeSet<OsString>,
     /// A link leads nowhere yet: what it leads to may appear without a trace in this directory.
     has_dangling_link: bool,
 }
@@ -254,8 +280,15 @@ fn list_settled(
         if before.entries == listing.entries {
             break;
         }
+        listing.moving = differences(&before.entries, &listing.entries);
     }
     Ok(listing)
+}
+
+/// The names that do not hold the same in both.
+fn differences(left: &BTreeMap<OsString, Entry>, right: &BTreeMap<OsString, Entry>) -> BTreeSet<OsString> {
+    let names = left.keys().chain(right.keys());
+    names.filter(|name| left.get(*name) != right.get(*name)).cloned().collect()
 }
 
 /// Lists what may matter: files that a pattern selects, rotated siblings of such files, and wanted inodes.
@@ -265,7 +298,7 @@ fn list(
     patterns: &Patterns,
     is_wanted: &dyn Fn(u64) -> bool,
 ) -> io::Result<Listing> {
-    let mut listing = Listing { entries: BTreeMap::new(), children: Vec::new(), has_dangling_link: false };
+    let mut listing = Listing::default();
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         let (name, inode) = (entry.file_name(), entry.ino());

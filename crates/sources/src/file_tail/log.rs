@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fshipper_pipeline::{Batch, Complaint, Epoch, Origin, Position};
 
-use super::identity::{FileId, Marker, Stat};
+use super::identity::{FileId, Fingerprint, Marker, Stat};
 use super::place::Place;
 use super::state::{Generation, Known};
 
@@ -64,6 +64,8 @@ pub(crate) struct Log {
     pub(crate) seen_end: Option<u64>,
     /// Since when the current generation's file is looked for in vain.
     pub(crate) missing_since: Option<Instant>,
+    /// Since when a look at its files and the listing of their directory do not agree.
+    pub(crate) unsure_since: Option<Instant>,
     /// When the file that was finished last was last written to.
     pub(crate) read_modified: Option<SystemTime>,
     /// What its own path looked like at the last look.
@@ -132,10 +134,23 @@ pub(crate) struct Held {
     pub(crate) path: Arc<Path>,
     /// Its size at the last look.
     pub(crate) size: u64,
+    /// When it was changed last; `None` when it was not looked into.
+    pub(crate) modified: Option<SystemTime>,
     /// `None` when too many are open.
     pub(crate) file: Option<Arc<File>>,
     /// Since when one that is not open is nowhere.
     pub(crate) gone_since: Option<Instant>,
+    /// Its beginning at the last look.
+    pub(crate) fingerprint: Fingerprint,
+    /// What it held each time before it was truncated or written anew while it waited.
+    pub(crate) cuts: Vec<Cut>,
+}
+
+/// Bytes that a waiting file held, and does not hold any more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) size: u64,
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// A file that was finished and still stands at a path.
@@ -171,6 +186,7 @@ impl Log {
             replaced: None,
             seen_end: None,
             missing_since: None,
+            unsure_since: None,
             read_modified: None,
             last_look: None,
             is_rebuilt: false,

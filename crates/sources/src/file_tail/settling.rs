@@ -9,9 +9,10 @@ use anyhow::{Context as _, Result};
 
 use super::candidates::{self, Candidate, Located};
 use super::identity::{self, FileId, Fingerprint, nanoseconds, read_head};
-use super::log::{Held, Now, Reading, Stage, Whereabouts};
+use super::log::{Now, Reading, Stage, Whereabouts};
 use super::state::Generation;
 use super::tail::Tail;
+use super::waiting::look_at_held;
 
 /// A generation about to begin.
 struct Begin {
@@ -169,6 +170,9 @@ impl Tail {
 
     /// What comes after the last generation.
     fn settle_next(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<Option<Begin>> {
+        if !self.agrees(index, &files, now) {
+            return Ok(None);
+        }
         let log = &mut self.logs[index];
         // Somebody else's file may stand at this path, or the last one may have come back.
         let is_mine = |file: &Candidate| {
@@ -191,8 +195,11 @@ impl Tail {
         let ignore_older = self.options.tables[log.table].ignore_older;
         let by_id = &self.by_id;
         let is_own = |id: FileId| by_id.get(&id) == Some(&index);
-        let successors = candidates::successors(log, files, now, ignore_older, &is_own)?;
-        let Some(next) = successors.into_iter().next() else { return Ok(None) };
+        look_at_held(log, &files)?;
+        let next = candidates::successors(log, files, now, ignore_older, &is_own)?.into_iter().next();
+        self.lose_cut(index, next.as_ref(), now)?;
+        let log = &mut self.logs[index];
+        let Some(next) = next else { return Ok(None) };
         let Some((file, stat)) = next.open()? else {
             self.waiting.insert(index);
             return Ok(None);
@@ -234,42 +241,6 @@ impl Tail {
         self.make_ready(index);
     }
 
-    /// A file that is no longer at its place is looked at again and again until it is finished. What comes
-    /// after it is opened before somebody deletes it.
-    fn await_end(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<()> {
-        self.waiting.insert(index);
-        self.make_ready(index);
-        let log = &mut self.logs[index];
-        if !log.is_at_last() {
-            return Ok(());
-        }
-        let by_id = &self.by_id;
-        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
-        for next in candidates::successors(log, files, now, None, &is_own)? {
-            let (id, size) = (next.stat.id, next.stat.size);
-            // Noted even if it cannot be opened: should it be deleted, that is a loss.
-            let place = match log.held.iter().position(|held| held.id == id) {
-                Some(place) => place,
-                None => {
-                    let path = next.path.clone();
-                    log.held.push(Held { id, path, size, file: None, gone_since: None });
-                    log.held.len() - 1
-                }
-            };
-            let held = &mut log.held[place];
-            held.size = size;
-            held.path = next.path.clone();
-            if held.file.is_none()
-                && self.held_files < self.max_held_files
-                && let Some((file, _)) = next.open()?
-            {
-                held.file = Some(file.into());
-                self.held_files += 1;
-            }
-        }
-        Ok(())
-    }
-
     /// Nothing more comes of the current generation.
     pub(super) fn finish(&mut self, index: usize) {
         let log = &mut self.logs[index];
@@ -288,22 +259,6 @@ impl Tail {
             self.state.stage_generation(&log.path, log.epoch, &log.generations[current]);
         }
         self.unsettled.insert(index);
-    }
-
-    /// Whether a file with content waits to be read after the current one.
-    pub(super) fn has_successor(&mut self, index: usize, now: Now) -> bool {
-        let log = &mut self.logs[index];
-        let files = candidates::gather(log, &self.options.patterns);
-        let by_id = &self.by_id;
-        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
-        let next = files.and_then(|files| candidates::successors(log, files, now, None, &is_own));
-        match next {
-            Ok(next) => !next.is_empty(),
-            Err(error) => {
-                self.complain(index, &error);
-                false
-            }
-        }
     }
 
     fn watch_home(&mut self, index: usize) {

@@ -305,11 +305,21 @@ impl Tail {
             (0..self.logs.len()).for_each(|index| self.look(index));
         }
         if hints.everything || hints.directories {
-            self.next_tick = self.next_tick.min(self.last_tick + HINTED_TICK);
+            self.hurry();
         }
         for index in hints.files {
             self.look(index);
         }
+    }
+
+    /// Makes the next tick come as soon as a hint would.
+    pub(super) fn hurry(&mut self) {
+        self.next_tick = self.next_tick.min(self.last_tick + HINTED_TICK);
+    }
+
+    /// Whether the end comes, and nothing is looked at again before it.
+    pub(super) fn is_last_tick(&self) -> bool {
+        self.is_ending && self.last_ticks >= LAST_TICKS
     }
 
     pub(super) fn make_ready(&mut self, index: usize) {

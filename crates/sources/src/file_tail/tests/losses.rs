@@ -116,6 +116,59 @@ fn what_is_appended_to_a_finished_file_is_a_loss() {
     }
 }
 
+/// The file at the log's own path is truncated, or written anew, while the renamed one before it is still
+/// waited for.
+#[test]
+fn what_a_waiting_file_held_before_it_was_cut_is_a_loss_with_its_length() {
+    for include in ["a.log*", "a.log"] {
+        for (rounds, stays_empty) in [(1, false), (2, false), (1, true)] {
+            let mut bench = Bench::new(&[include]);
+            bench.append("a.log", lines("a", 0..10));
+            bench.pump();
+            bench.rename("a.log", "a.log.1");
+            let mut expected = lines("a", 0..10);
+            for round in 0..rounds {
+                let content = lines("b", round * 10..round * 10 + 5);
+                // The second time it holds more than the first time.
+                bench.write("a.log", content.repeat(round + 1));
+                bench.pump();
+                expected += &"?".repeat(content.len() * (round + 1));
+            }
+            bench.truncate("a.log");
+            if !stays_empty {
+                bench.append("a.log", lines("c", 0..30));
+                expected += &lines("c", 0..30);
+            }
+            bench.settle();
+            bench.settle();
+            bench.check("a.log", &expected);
+            bench.restart();
+            bench.append("a.log", lines("d", 0..3));
+            bench.settle();
+            bench.check("a.log", expected + &lines("d", 0..3));
+            assert_eq!(bench.unknown_losses(), 0);
+        }
+    }
+}
+
+#[test]
+fn what_a_waiting_file_held_before_it_was_cut_is_read_from_its_copy() {
+    let mut bench = Bench::new(&["a.log"]);
+    bench.append("a.log", lines("a", 0..10));
+    bench.pump();
+    bench.rename("a.log", "a.log.2");
+    bench.append("a.log", lines("b", 0..10));
+    bench.pump();
+    bench.append("a.log", lines("b", 10..12));
+    bench.copy_and_truncate("a.log", "a.log.1");
+    bench.append("a.log", lines("c", 0..30));
+    for _ in 0..3 {
+        bench.settle();
+    }
+    bench.check("a.log", lines("a", 0..10) + &lines("b", 0..12) + &lines("c", 0..30));
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
 #[test]
 fn a_loss_within_a_generation_does_not_end_it() {
     let mut bench = Bench::new(&["a.log"]);

@@ -1,0 +1,187 @@
+//! Files that wait for their turn while the one before them is finished, and whether all of them are known.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::candidates::{self, Candidate};
+use super::identity::{FileId, Fingerprint, Stat, nanoseconds, read_head};
+use super::log::{Cut, Held, Log, Now};
+use super::siblings;
+use super::state::Generation;
+use super::tail::Tail;
+
+/// A log that is rotated faster than its directory can be listed goes on after this long all the same.
+const UNSURE: Duration = Duration::from_secs(5);
+
+impl Tail {
+    /// Whether `files`, found just now, are all the files of a log. They may be renamed at any moment, also
+    /// between two looks of one search, and one that was missed would pass for older than what is read next.
+    /// So a file begins only when a listing, and the look that came after it, show every file at the same
+    /// name; else the directory is listed again.
+    pub(super) fn agrees(&mut self, index: usize, files: &[Candidate], now: Now) -> bool {
+        let log = &self.logs[index];
+        let live = files.iter().find(|file| file.is_live).map(|file| file.stat.id);
+        let shows = |path: &Path, file: &Candidate| self.discovery.shows(path, Some(file.stat.id));
+        let is_found =
+            |path: &PathBuf| self.discovery.shows(path, None) || files.iter().any(|file| shows(path, file));
+        let mut members = log.members.iter().filter(|path| !siblings::is_compressed(path));
+        let agrees = self.discovery.shows(&log.path, live)
+            && self.discovery.is_still(&log.path)
+            && files.iter().all(|file| file.is_held() || shows(&file.path, file))
+            && members.all(is_found);
+        let is_last_tick = self.is_last_tick();
+        let log = &mut self.logs[index];
+        if agrees {
+            log.unsure_since = None;
+            return true;
+        }
+        let since = *log.unsure_since.get_or_insert(now.instant);
+        if now.instant.saturating_duration_since(since) >= UNSURE || is_last_tick {
+            return true;
+        }
+        self.discovery.look_again(&log.path);
+        self.waiting.insert(index);
+        self.hurry();
+        false
+    }
+
+    /// A file that is no longer at its place is looked at again and again until it is finished. What comes
+    /// after it is opened before somebody deletes it.
+    pub(super) fn await_end(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<()> {
+        self.waiting.insert(index);
+        self.make_ready(index);
+        let log = &mut self.logs[index];
+        if !log.is_at_last() {
+            return Ok(());
+        }
+        look_at_held(log, &files)?;
+        let by_id = &self.by_id;
+        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        let waiting = candidates::successors(log, files, now, None, &is_own)?;
+        for next in &waiting {
+            let place = match log.held.iter().position(|held| held.id == next.stat.id) {
+                Some(place) => place,
+                None => {
+                    // Noted even if it cannot be opened: should it be deleted, that is a loss.
+                    log.held.push(Held::new(next));
+                    log.held.len() - 1
+                }
+            };
+            let held = &mut log.held[place];
+            held.path = next.path.clone();
+            if held.file.is_none()
+                && self.held_files < self.max_held_files
+                && let Some((file, _)) = next.open()?
+            {
+                held.file = Some(file.into());
+                self.held_files += 1;
+            }
+        }
+        // One that was missed at first stands where it belongs; what is nowhere any more came before.
+        log.held.sort_by_key(|held| waiting.iter().position(|next| next.stat.id == held.id));
+        Ok(())
+    }
+
+    /// What a file held that was truncated or written anew while it waited is lost, unless a copy of it was
+    /// kept and is read: recorded when its turn comes, or when it stays empty. `next` is what begins now.
+    pub(super) fn lose_cut(&mut self, index: usize, next: Option<&Candidate>, now: Now) -> io::Result<()> {
+        let log = &mut self.logs[index];
+        if log.held.iter().all(|held| held.cuts.is_empty()) {
+            return Ok(());
+        }
+        let head = match next.map(Candidate::open).transpose()?.flatten() {
+            Some((file, _)) => read_head(&file)?,
+            None => Vec::new(),
+        };
+        let mut lost = Vec::new();
+        for held in &mut log.held {
+            if let Some(copy) = next.filter(|next| next.stat.id != held.id) {
+                held.cuts.retain(|cut| copy.stat.size < cut.size || !cut.fingerprint.matches(&head));
+            } else if next.is_some() || held.size == 0 {
+                lost.extend(held.cuts.drain(..).map(|cut| (held.id, held.path.clone(), cut)));
+            }
+        }
+        for (id, path, Cut { size, fingerprint }) in lost {
+            let log = &mut self.logs[index];
+            let base = log.offset;
+            let end = Some((base + size, None));
+            let began = nanoseconds(now.system);
+            let generation = Generation { base, skip: 0, fingerprint, id, began, late: 0, end };
+            self.state.stage_generation(&log.path, log.epoch, &generation);
+            log.pass_by(generation);
+            // What it holds now is no part of that.
+            log.replaced = Some(id);
+            let path = path.display();
+            log.lose(size, format!("`{path}` was truncated or overwritten while it waited to be read"));
+            self.make_ready(index);
+        }
+        Ok(())
+    }
+
+    /// Whether something waits to be read, or to be recorded as lost, after the current file.
+    pub(super) fn has_successor(&mut self, index: usize, now: Now) -> bool {
+        match self.find_successor(index, now) {
+            Ok(is_found) => is_found,
+            Err(error) => {
+                self.complain(index, &error);
+                false
+            }
+        }
+    }
+
+    fn find_successor(&mut self, index: usize, now: Now) -> io::Result<bool> {
+        let log = &mut self.logs[index];
+        let files = candidates::gather(log, &self.options.patterns)?;
+        look_at_held(log, &files)?;
+        if log.held.iter().any(|held| !held.cuts.is_empty()) {
+            return Ok(true);
+        }
+        let by_id = &self.by_id;
+        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        Ok(!candidates::successors(log, files, now, None, &is_own)?.is_empty())
+    }
+}
+
+/// Compares the files that wait with what they were.
+///
+/// # Errors
+///
+/// One of them cannot be read now.
+pub(super) fn look_at_held(log: &mut Log, files: &[Candidate]) -> io::Result<()> {
+    for held in &mut log.held {
+        let Some(file) = files.iter().find(|file| file.stat.id == held.id) else { continue };
+        if held.size == file.stat.size && held.modified == Some(file.stat.modified) {
+            continue;
+        }
+        if let Some((opened, stat)) = file.open()? {
+            held.look(&stat, &read_head(&opened)?);
+        }
+    }
+    Ok(())
+}
+
+impl Held {
+    fn new(file: &Candidate) -> Self {
+        Self {
+            id: file.stat.id,
+            path: file.path.clone(),
+            size: file.stat.size,
+            modified: None,
+            file: None,
+            gone_since: None,
+            fingerprint: Fingerprint::of(b""),
+            cuts: Vec::new(),
+        }
+    }
+
+    /// Compares the file, which begins with `head` now, with what it was.
+    fn look(&mut self, stat: &Stat, head: &[u8]) {
+        if self.size > 0 && (stat.size < self.size || !self.fingerprint.matches(head)) {
+            self.cuts.push(Cut { size: self.size, fingerprint: self.fingerprint });
+        }
+        self.size = stat.size;
+        self.modified = Some(stat.modified);
+        self.fingerprint = Fingerprint::of(head);
+    }
+}
