@@ -62,6 +62,10 @@ impl SourceConfig for FileTail {
         }
         check_patterns("include", &self.include)?;
         check_patterns("exclude", &self.exclude)?;
+        if self.ignore_older.is_some_and(|Period(limit)| limit.is_zero()) {
+            let message = "`0` leaves no file to read";
+            return Err(Invalid::new("ignore_older", message).help("leave it out to read all of them"));
+        }
         match self.max_line_bytes {
             Some(Size(0)) => Err(Invalid::new("max_line_bytes", "`0` leaves no room for a line")),
             Some(Size(bytes)) if bytes > settings.max_batch_bytes as u64 => {
@@ -97,6 +101,9 @@ impl SourceConfig for FileTail {
             Tail::open(options, &state_dir, &from, Box::new(watch), now)
         });
         let tail = opened.await.context("the file reader stopped")??;
+        for table in tail.tables_without_files() {
+            tracing::warn!("no file matches {} yet: looking for it", tables[table].describe());
+        }
         Ok(Box::new(TailSource::new(tail, hinted, context.once)))
     }
 }
@@ -136,19 +143,26 @@ pub(super) fn options(tables: &[FileTail], settings: &Arc<Settings>) -> Result<O
 mod tests {
     use super::*;
 
-    fn check(include: &[&str], exclude: &[&str], max_line_bytes: Option<u64>) -> Result<(), String> {
+    fn table(include: &[&str], exclude: &[&str], max_line_bytes: Option<u64>) -> FileTail {
         let many = |list: &[&str]| OneOrMany::Many(list.iter().map(|text| text.to_string()).collect());
-        let table = FileTail {
+        FileTail {
             include: many(include),
             exclude: many(exclude),
             start_at: StartAt::Beginning,
             max_line_bytes: max_line_bytes.map(Size),
             rotate_wait: None,
             ignore_older: None,
-        };
+        }
+    }
+
+    fn validate(table: &FileTail) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let settings = fshipper_pipeline::testing::context(folder.path()).settings;
         table.validate(&settings).map_err(|invalid| format!("{}: {}", invalid.key, invalid.message))
+    }
+
+    fn check(include: &[&str], exclude: &[&str], max_line_bytes: Option<u64>) -> Result<(), String> {
+        validate(&table(include, exclude, max_line_bytes))
     }
 
     #[test]
@@ -161,5 +175,11 @@ mod tests {
         let long = check(&["/a"], &[], Some(1_000_001)).unwrap_err();
         assert_eq!(long, "max_line_bytes: `1000001` is more than `max_batch_bytes`, which is 1000000");
         assert!(check(&["/a"], &[], Some(0)).is_err());
+    }
+
+    #[test]
+    fn ignoring_every_file_makes_no_sense() {
+        let table = FileTail { ignore_older: Some(Period(Duration::ZERO)), ..table(&["/a"], &[], None) };
+        assert_eq!(validate(&table).unwrap_err(), "ignore_older: `0` leaves no file to read");
     }
 }

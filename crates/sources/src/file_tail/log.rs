@@ -297,7 +297,7 @@ impl Log {
     /// Records that `missing` bytes can never be read, 0 when nobody knows how many, and moves past them.
     pub(crate) fn lose(&mut self, missing: u64, reason: String) {
         let amount = if missing == 0 { "an unknown number of".to_owned() } else { missing.to_string() };
-        tracing::error!("lost {amount} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
+        tracing::debug!("lost {amount} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
         let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, missing, reason);
         self.offset += missing;
         self.mark = None;
@@ -310,7 +310,7 @@ impl Log {
     /// Records that bytes which belong somewhere before the present offset can never be read. What is being
     /// read goes on.
     pub(crate) fn lose_earlier(&mut self, reason: String) {
-        tracing::error!("lost bytes of `{}` before offset {}: {reason}", self.origin, self.offset);
+        tracing::debug!("lost bytes of `{}` before offset {}: {reason}", self.origin, self.offset);
         let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, 0, reason);
         if let Some(place) = self.place(false) {
             batch.place = place.encode();

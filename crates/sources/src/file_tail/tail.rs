@@ -227,6 +227,12 @@ impl Tail {
         Ok(tail)
     }
 
+    /// The tables of which no file was found.
+    pub(crate) fn tables_without_files(&self) -> Vec<usize> {
+        let has_files = |table: &usize| self.logs.iter().any(|log| log.table == *table);
+        (0..self.options.tables.len()).filter(|table| !has_files(table)).collect()
+    }
+
     /// Appends what is there to read, about `max_batch_bytes` of it. `is_ending` asks for the end: what is
     /// there now is read, unfinished last lines too, and then [`Next::End`] comes.
     ///

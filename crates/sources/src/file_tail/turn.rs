@@ -193,7 +193,9 @@ impl Tail {
         if let Some(place) = log.place(false) {
             batch.place = place.encode();
         }
-        log.complaint.settle();
+        if log.complaint.settle() {
+            tracing::info!("reading `{}` again", log.origin);
+        }
         Ok(Some(batch))
     }
 
