@@ -10,6 +10,7 @@ mod config_errors;
 mod connections;
 mod core_nats;
 mod crashes;
+mod floor;
 mod jetstream;
 mod keys;
 mod local;
