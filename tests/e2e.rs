@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "that is how a test fails, and says why")]
 
+mod chaos;
 mod command_line;
 mod config_errors;
 mod connections;
