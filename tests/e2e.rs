@@ -20,3 +20,4 @@ mod pipeline_files;
 mod standard_streams;
 mod subjects;
 mod support;
+mod verify;
