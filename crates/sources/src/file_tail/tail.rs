@@ -303,6 +303,20 @@ impl Tail {
         Ok(if self.is_ending { Next::End } else { Next::Wait(self.next_tick.min(release)) })
     }
 
+    /// Whether nobody has read for so long that files may have been rotated and deleted meanwhile.
+    pub(crate) fn is_overdue(&self, now: Now) -> bool {
+        now.instant >= self.next_tick + TICK
+    }
+
+    /// Looks at the files without reading them: what waits for its turn is held open.
+    pub(crate) fn keep_up(&mut self, now: Now) {
+        self.take_hints();
+        self.tick(now);
+        if let Err(error) = self.settle_all(now) {
+            self.complain_about_state(&error);
+        }
+    }
+
     /// Looks at everything whose turn it is.
     fn tick(&mut self, now: Now) {
         self.must_tick = false;

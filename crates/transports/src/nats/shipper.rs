@@ -225,7 +225,12 @@ impl Shipper {
         let messages = self.messages(subject, parcel, sequence);
         let reply = match self.api.requests().send_all(subject, messages).await {
             Ok(reply) => reply,
-            Err(failure) => return outcome::of_failure(failure),
+            Err(failure) => {
+                if let Failure::TimedOut = failure {
+                    self.complain_of("the server does not answer; is its disk full, or is it overloaded?");
+                }
+                return outcome::of_failure(failure);
+            }
         };
         let acknowledgement: Acknowledgement = serde_json::from_slice(&reply.payload).map_err(|error| {
             Stop::Failed(anyhow!("the acknowledgement on `{subject}` makes no sense: {error}"))
