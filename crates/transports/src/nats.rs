@@ -20,6 +20,7 @@ use fshipper_pipeline::{
 
 mod api;
 mod cli_context;
+mod client;
 mod config;
 mod connect;
 mod core_receiver;
@@ -43,6 +44,8 @@ mod restore;
 mod sender;
 mod session;
 mod shipper;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod subject;
 mod verdict;

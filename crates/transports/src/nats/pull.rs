@@ -11,13 +11,14 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::api::Api;
+use super::client::{Client, Subscriber};
 use super::events::Link;
 use super::stream::Stream;
 use super::window::Window;

@@ -8,13 +8,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use fshipper_pipeline::{
     Backoff, Batch, Checkpoint, Complaint, Context, Cursor, Escaped, Origin, Settings, Source,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
