@@ -54,6 +54,11 @@ mod wire;
 
 pub use config::Nats;
 
+#[cfg(test)]
+use simulation::watch;
+#[cfg(not(test))]
+use tokio::sync::watch;
+
 use config::Framing;
 use connect::{Queues, connect};
 use core_receiver::CoreReceiver;

@@ -9,12 +9,12 @@ use anyhow::{Result, anyhow};
 use async_nats::{AuthError, ConnectOptions};
 use fshipper_pipeline::Settings;
 use fshipper_pipeline::config::Environment;
-use tokio::sync::watch;
 
 use super::client::Client;
 use super::config::Nats;
 use super::endpoint::Endpoint;
 use super::events::{Events, Link, cannot_connect};
+use super::watch;
 
 /// A connection and what became of it so far. Clones share it.
 #[derive(Clone, Debug)]

@@ -15,12 +15,12 @@ use async_nats::{Message, StatusCode};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::api::Api;
 use super::client::{Client, Subscriber};
 use super::events::Link;
 use super::stream::Stream;
+use super::watch;
 use super::window::Window;
 
 /// A running consumer. The server forgets it some time after the last request.

@@ -23,6 +23,7 @@ mod network;
 mod plan;
 mod tests;
 mod truth;
+pub(crate) mod watch;
 mod world;
 
 pub(crate) use network::Client;

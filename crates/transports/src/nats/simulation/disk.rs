@@ -52,6 +52,9 @@ struct Entry {
     lost: Vec<(u64, u64)>,
 }
 
+/// How many messages below a cursor are looked at: what is further down was, when the cursor was lower.
+const CHECKED_MESSAGES: usize = 50;
+
 /// One life of the sink.
 struct DiskSink {
     disk: Disk,
@@ -133,7 +136,8 @@ impl Disk {
             if !same {
                 return None;
             }
-            stream.messages.range(..=place.sequence).find_map(|(sequence, message)| {
+            let below = stream.messages.range(..=place.sequence).rev().take(CHECKED_MESSAGES);
+            below.into_iter().find_map(|(sequence, message)| {
                 let described = truth.described(message).filter(|_| self.reads(&message.subject))?;
                 let end = ledger.get(&described.origin).map_or(0, |entry| match entry.history.current.epoch {
                     epoch if epoch == described.epoch => entry.history.current.offset,

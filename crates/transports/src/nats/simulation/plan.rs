@@ -102,6 +102,9 @@ impl Plan {
         let mut faults: Vec<Fault> = (0..count).map(|_| plan.fault(&mut random)).collect();
         faults.sort_by_key(|fault| fault.at);
         plan.faults = faults;
+        // Enough messages for anything to go wrong between them, few enough to be quick.
+        let messages = if plan.line_framing { 12 } else { 30 };
+        plan.log_bytes = plan.log_bytes.min(plan.max_batch_bytes.min(plan.max_payload - 500) * messages).max(100);
         plan
     }
 

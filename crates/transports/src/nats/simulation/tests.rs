@@ -10,6 +10,12 @@ use super::world::{Outcome, catch_panics, run};
 /// How many seeds run where nobody asks for more: about half a minute.
 const SEEDS: u64 = 2000;
 
+/// Pipelines lock a directory each; in memory that costs next to nothing.
+fn state_dir() -> tempfile::TempDir {
+    let in_memory = tempfile::tempdir_in("/dev/shm");
+    in_memory.or_else(|_| tempfile::tempdir()).expect("a temporary directory can be created")
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("`{name}` is a number")))
 }
@@ -17,14 +23,16 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn every_seed_delivers_every_byte_once_and_in_order() {
     catch_panics();
-    let state_dir = tempfile::tempdir().unwrap();
+    let state_dir = state_dir();
     let first = number("FSHIPPER_FIRST_SEED").unwrap_or(0);
     let seeds = number("FSHIPPER_SEEDS").unwrap_or(SEEDS);
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     let start = Instant::now();
     for seed in first..first + seeds {
         let plan = Plan::new(seed);
+        let seed_start = Instant::now();
         let outcome = run(&plan, state_dir.path());
+        if std::env::var_os("FSHIPPER_TIMES").is_some() { eprintln!("seed {seed} {:?} trace {} {:?}", seed_start.elapsed(), outcome.trace.len(), outcome.trace.last()); }
         if !outcome.violations.is_empty() {
             report(&plan, &outcome, state_dir.path());
         }
@@ -42,7 +50,7 @@ fn every_seed_delivers_every_byte_once_and_in_order() {
 #[test]
 fn a_seed_runs_the_same_every_time() {
     catch_panics();
-    let state_dir = tempfile::tempdir().unwrap();
+    let state_dir = state_dir();
     for seed in 0..20 {
         let plan = Plan::new(seed);
         let (one, other) = (run(&plan, state_dir.path()), run(&plan, state_dir.path()));

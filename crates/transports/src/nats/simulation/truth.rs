@@ -29,6 +29,8 @@ pub(super) struct Truth {
     pub(super) counts: BTreeMap<String, u64>,
     /// Messages of others: where, when stored, what.
     pub(super) foreign: Vec<(String, Vec<u8>)>,
+    /// What messages say, by the time they were stored, which no two share.
+    described: BTreeMap<i64, Option<Described>>,
     /// Whether the stream ever lost what it had acknowledged, or was replaced.
     pub(super) went_back: bool,
     /// Whether messages were deleted from it.
@@ -81,6 +83,7 @@ impl Truth {
             trace: Vec::new(),
             counts: BTreeMap::new(),
             foreign: Vec::new(),
+            described: BTreeMap::new(),
             went_back: false,
             deleted: false,
         }
@@ -148,10 +151,12 @@ impl Truth {
 
     /// What of one of ours a message says.
     pub(super) fn described(&self, message: &Stored) -> Option<Described> {
-        wire::headers_only(&self.subjects, &message.subject, message.headers.as_ref()).ok().flatten()
+        self.described.get(&message.time).cloned().flatten()
     }
 
     fn stored(&mut self, sequence: u64, message: &Stored, before: Option<&Stored>, _: &Broker) {
+        let read = wire::headers_only(&self.subjects, &message.subject, message.headers.as_ref());
+        self.described.insert(message.time, read.ok().flatten());
         let Some(described) = self.described(message) else {
             self.note(&format!("stored {sequence} of others on {}", message.subject));
             self.foreign.push((message.subject.clone(), message.payload.to_vec()));
