@@ -16,6 +16,7 @@
 //! `conformance` holds the model of the server against a real one.
 
 mod broker;
+mod conformance;
 mod consumer;
 mod disk;
 mod logs;

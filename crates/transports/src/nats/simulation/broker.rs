@@ -117,22 +117,19 @@ impl Broker {
         let reply = message.reply.as_ref().map(ToString::to_string);
         if let Some(operation) = subject.strip_prefix("$JS.API.") {
             if self.absent || !self.call(operation, &message, listens, &mut out) {
-                out.extend(reply.map(|reply| no_responders(&reply)));
+                out.extend(reply.map(|reply| no_responders(&reply, &subject)));
             }
             return out;
         }
         let taker = self.streams.values().find(|stream| stream.takes(&subject)).map(|stream| stream.name.clone());
         match taker.filter(|_| !self.absent) {
             Some(name) => {
-                if let Some(answer) = self.publish(&name, message)
-                    && let Some(reply) = reply
-                {
-                    out.push(answer_of(&reply, &answer));
-                }
+                let answer = self.publish(&name, message);
+                out.extend(reply.map(|reply| answer_of(&reply, answer.as_ref())));
                 self.serve(&name, listens, &mut out);
             }
             None if listens(&subject) => {}
-            None => out.extend(reply.map(|reply| no_responders(&reply))),
+            None => out.extend(reply.map(|reply| no_responders(&reply, &subject))),
         }
         out
     }
@@ -215,6 +212,12 @@ impl Broker {
         std::mem::take(&mut stream.consumers).into_values().flat_map(Consumer::end).collect()
     }
 
+    /// Deletes one consumer.
+    pub(super) fn delete_consumer(&mut self, name: &str, consumer: &str) -> Vec<Outgoing> {
+        let stream = self.streams.get_mut(name);
+        stream.and_then(|stream| stream.consumers.remove(consumer)).map(Consumer::end).unwrap_or_default()
+    }
+
     fn serve(&mut self, name: &str, listens: &dyn Fn(&str) -> bool, out: &mut Vec<Outgoing>) {
         if self.stalled || self.absent {
             return;
@@ -267,7 +270,7 @@ impl Broker {
             false => self.answer(operation, &message.payload),
         };
         let answer = answer.unwrap_or_else(|refused| json!({ "error": error_of(&refused) }));
-        out.push(answer_of(&reply, &answer));
+        out.push(answer_of(&reply, Some(&answer)));
         true
     }
 
@@ -288,6 +291,11 @@ impl Broker {
             let now = self.now;
             let stream = self.streams.get_mut(stream).ok_or_else(not_found)?;
             let name = request["config"]["name"].as_str().unwrap_or_default().to_owned();
+            let filtered = ["filter_subject", "filter_subjects"].iter().any(|key| !request["config"][key].is_null());
+            if request["config"]["deliver_policy"] == "last_per_subject" && !filtered {
+                let policy = "consumer delivery policy is deliver last per subject";
+                return Err((400, 10094, format!("{policy}, but optional filter subject is not set")));
+            }
             let consumer = Consumer::new(&name, &request["config"], &stream.messages, now);
             let pending = consumer.pending(&stream.messages);
             stream.consumers.insert(name.clone(), consumer);
@@ -342,10 +350,10 @@ impl Broker {
         id: &str,
         message: OutboundMessage,
     ) -> Result<Option<Value>, Refused> {
-        let incomplete = || (400, 10176, "batch publish is incomplete and was abandoned".to_owned());
+        let incomplete = || (400, 10176, "atomic publish batch is incomplete".to_owned());
         let stream = self.streams.get_mut(name).expect("it takes the message");
         if stream.config["allow_atomic"] != true {
-            return Err((400, 10174, "batch publish not enabled on stream".to_owned()));
+            return Err((400, 10174, "atomic publish is disabled".to_owned()));
         }
         let number: usize = header(&message, NATS_BATCH_SEQUENCE.as_ref()).and_then(|text| text.parse().ok()).unwrap_or(0);
         let batch = match number {
@@ -500,12 +508,13 @@ pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
     "NATS/1.0\r\n\r\n".len() + fields.sum::<usize>()
 }
 
-fn no_responders(reply: &str) -> Outgoing {
-    status(reply, StatusCode::NO_RESPONDERS, "", &[])
+fn no_responders(reply: &str, subject: &str) -> Outgoing {
+    status(reply, StatusCode::NO_RESPONDERS, "", &[("Nats-Subject", subject.to_owned())])
 }
 
-fn answer_of(reply: &str, answer: &Value) -> Outgoing {
-    let message = data(reply, None, answer.to_string().into_bytes(), None);
+fn answer_of(reply: &str, answer: Option<&Value>) -> Outgoing {
+    let payload = answer.map(|answer| answer.to_string().into_bytes()).unwrap_or_default();
+    let message = data(reply, None, payload, None);
     Outgoing { to: reply.to_owned(), message }
 }
 

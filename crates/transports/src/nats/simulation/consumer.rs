@@ -87,10 +87,6 @@ impl Consumer {
         let heartbeat = body["idle_heartbeat"].as_i64().unwrap_or(0);
         self.last_request = now;
         if no_wait {
-            self.requests.retain(|request| !request.no_wait);
-            if !self.requests.is_empty() {
-                return Some(status(reply, StatusCode::TIMEOUT, "Requests Pending", &[]));
-            }
             if self.pending(messages) == 0 {
                 return Some(status(reply, StatusCode::NOT_FOUND, "No Messages", &[]));
             }
@@ -117,9 +113,10 @@ impl Consumer {
         out: &mut Vec<Outgoing>,
     ) {
         self.requests.retain(|request| listens(&request.reply));
-        while !self.requests.is_empty() {
+        let mut pending = if self.requests.is_empty() { 0 } else { self.pending(messages) };
+        while !self.requests.is_empty() && pending > 0 {
             let Some((sequence, message)) = self.find(messages) else { break };
-            let message = self.envelope(stream, sequence, message, messages);
+            let message = self.envelope(stream, sequence, message, pending - 1);
             while let Some(mut request) = self.requests.pop_front() {
                 // The server counts the bytes under the subject of the message, the client gets the same.
                 if request.bytes_left > 0 && message.length > request.bytes_left {
@@ -131,6 +128,7 @@ impl Consumer {
                 request.messages_left -= 1;
                 request.next_heartbeat = Some(now + request.heartbeat).filter(|_| request.heartbeat > 0);
                 self.delivered += 1;
+                pending -= 1;
                 self.advance(sequence);
                 out.push(Outgoing { to: request.reply.clone(), message: message.clone() });
                 // One whose bytes come out even ends without a word.
@@ -143,9 +141,9 @@ impl Consumer {
                 break;
             }
         }
-        if self.find(messages).is_none() {
+        if pending == 0 {
             for request in self.requests.iter().filter(|request| request.no_wait) {
-                out.push(request.ended(StatusCode::NOT_FOUND, "No Messages"));
+                out.push(status(&request.reply, StatusCode::NOT_FOUND, "No Messages", &[]));
             }
             self.requests.retain(|request| !request.no_wait);
         }
@@ -175,7 +173,15 @@ impl Consumer {
     /// What the server says when it deletes this.
     pub(super) fn end(self) -> Vec<Outgoing> {
         let requests = self.requests.iter();
-        requests.map(|request| request.ended(StatusCode::REQUEST_TERMINATED, "Consumer Deleted")).collect()
+        let gone = |request: &Request| {
+            status(&request.reply, StatusCode::REQUEST_TERMINATED, "Consumer Deleted", &[])
+        };
+        requests.map(gone).collect()
+    }
+
+    /// How many requests wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.requests.len()
     }
 
     /// Whether nobody has asked for so long that the server has forgotten it.
@@ -212,10 +218,9 @@ impl Consumer {
         stream: &str,
         sequence: u64,
         message: &Stored,
-        messages: &BTreeMap<u64, Stored>,
+        pending: usize,
     ) -> Message {
         let delivery = self.delivered + 1;
-        let pending = self.pending(messages) - 1;
         let time = message.time;
         let ack = format!("$JS.ACK.{stream}.{}.1.{sequence}.{delivery}.{time}.{pending}", self.name);
         let mut headers = message.headers.clone();

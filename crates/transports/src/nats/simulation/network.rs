@@ -257,6 +257,8 @@ impl Network {
         for client in state.named("") {
             state.break_connection(client);
         }
+        drop(state);
+        self.0.changed.notify_one();
     }
 
     /// It is there again.
@@ -582,6 +584,8 @@ impl Drop for Handle {
         if let Some(connection) = gone.and_then(|client| client.connection) {
             state.outlive(connection);
         }
+        drop(state);
+        self.network.0.changed.notify_one();
     }
 }
 

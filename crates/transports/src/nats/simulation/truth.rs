@@ -62,6 +62,10 @@ pub(super) struct Delivered {
     pub(super) lost: Vec<bool>,
 }
 
+/// Whether a sink can ask a producer for bytes that the stream has lost or let go: then they are only lost when
+/// the source has lost them as well.
+const COMMIT_FLOOR: bool = false;
+
 /// The truth, shared.
 pub(super) type SharedTruth = Arc<Mutex<Truth>>;
 
@@ -168,10 +172,7 @@ impl Truth {
             && before.epoch == epoch
             && before.end != start
         {
-            self.violate(format!(
-                "the stream holds {origin} up to {}, and took a message that starts at {start}",
-                before.end
-            ));
+            self.not_contiguous(&origin, before.end, start);
         }
         let Some(log) = self.logs.get_mut(&origin) else {
             return self.violate(format!("the stream took a message of {origin}, which does not exist"));
@@ -180,6 +181,19 @@ impl Truth {
             return self.violate(format!("the stream took bytes of {origin} that were never written: up to {end}"));
         }
         log.stored[start as usize..end as usize].fill(true);
+    }
+
+    /// A stream that was never anything else holds every log contiguous, in order and once. One that went back
+    /// gives sequences again, and then an old copy of a publish may find the very sequence that it expects.
+    fn not_contiguous(&mut self, origin: &Origin, end: u64, start: u64) {
+        if !self.went_back {
+            let message = "the stream holds";
+            return self.violate(format!("{message} {origin} up to {end}, and took one that starts at {start}"));
+        }
+        self.count(if start < end { "bytes stored twice after a go-back" } else { "gaps stored after a go-back" });
+        if !COMMIT_FLOOR {
+            self.allow(origin, |byte| (end as usize..start as usize).contains(&byte));
+        }
     }
 
     fn removed(&mut self, message: &Stored, why: Removal, broker: &Broker) {
@@ -191,8 +205,16 @@ impl Truth {
         let (start, end) = (start as usize, end as usize);
         match why {
             Removal::WentBack => self.allow_lack(&origin, start, end, broker),
-            // The producer is not told, and nobody asks it again.
-            Removal::Deleted => self.allow(&origin, |byte| (start..end).contains(&byte)),
+            Removal::Deleted if COMMIT_FLOOR => self.allow_lack(&origin, start, end, broker),
+            // The producer is not told, and nobody asks it again. What the stream had lost before, and nobody had
+            // noticed yet, looks like a part of it.
+            Removal::Deleted => {
+                let unnoticed = self.went_back.then(|| self.logs.get(&origin).map(|log| log.stored.clone()));
+                let unnoticed = unnoticed.flatten().unwrap_or_default();
+                self.allow(&origin, |byte| {
+                    (start..end).contains(&byte) || unnoticed.get(byte).is_some_and(|&stored| stored)
+                });
+            }
         }
     }
 

@@ -278,9 +278,10 @@ impl World {
 
     fn is_complete(&self) -> bool {
         let truth = lock(&self.truth);
-        truth.sinks.values().flatten().all(|(origin, delivered)| {
-            delivered.committed == truth.logs[origin].bytes.len()
-        })
+        let logs = truth.sinks.values().flatten();
+        let mut missing = logs.filter(|(origin, delivered)| delivered.committed != truth.logs[origin].bytes.len());
+        let foreign = || truth.went_back || truth.deleted || self.disks.iter().all(|disk| foreign_differences(&truth, disk).is_empty());
+        missing.next().is_none() && foreign()
     }
 
     fn missing(&self) -> String {
@@ -381,7 +382,11 @@ impl World {
             FaultKind::OldestDeleted { count } => self.delete_messages(0, count),
             FaultKind::MessageDeleted { nth } => self.delete_messages(nth, 1),
             FaultKind::Purged => self.delete_messages(0, usize::MAX),
-            FaultKind::ConsumersDeleted => network.operate(|broker| ((), broker.delete_consumers(STREAM))),
+            // A server says nothing of a request that came just before.
+            FaultKind::ConsumersDeleted { silently } => network.operate(|broker| {
+                let said = broker.delete_consumers(STREAM);
+                ((), if silently { Vec::new() } else { said })
+            }),
             FaultKind::ConsumersStalled { millis } => {
                 network.operate(|broker| { broker.stalled = true; ((), Vec::new()) });
                 self.schedule(after(millis), Later::Calm(|world| {
