@@ -9,9 +9,7 @@ use std::task::{Context, Poll};
 
 use async_nats::client::traits::Publisher as _;
 use async_nats::message::OutboundMessage;
-use async_nats::{
-    HeaderMap, Message, PublishError, ServerInfo, Subject, SubscribeError, client::FlushError,
-};
+use async_nats::{HeaderMap, Message, PublishError, ServerInfo, Subject, SubscribeError, client::FlushError};
 use bytes::Bytes;
 use futures::Stream;
 

@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 
 use async_nats::header::{
-    HeaderName, NATS_BATCH_COMMIT, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    NATS_BATCH_COMMIT, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
     NATS_EXPECTED_STREAM,
 };
 use async_nats::message::OutboundMessage;
-use async_nats::{HeaderMap, Message, StatusCode};
+use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::super::pattern::covers;
 use super::consumer::Consumer;
+use super::messages::{Outgoing, Refused, answer_of, data, error_of, no_responders, rfc3339, status};
 
 /// The streams of one server, and who reads them.
 #[derive(Debug, Default)]
@@ -62,14 +63,6 @@ pub(super) struct Stored {
     pub(super) time: i64,
 }
 
-/// What the server sends, and to which subscription: a consumer's delivery keeps the subject that the message
-/// was published to.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing {
-    pub(super) to: String,
-    pub(super) message: Message,
-}
-
 /// What happened to a message.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
@@ -85,9 +78,6 @@ pub(super) enum Removal {
     /// Somebody or some limit deleted it.
     Deleted,
 }
-
-/// A refusal: code, number, words.
-type Refused = (u16, u32, String);
 
 /// How many messages an atomic batch may hold.
 const MAX_BATCH_MESSAGES: usize = 1000;
@@ -121,7 +111,8 @@ impl Broker {
             }
             return out;
         }
-        let taker = self.streams.values().find(|stream| stream.takes(&subject)).map(|stream| stream.name.clone());
+        let taker =
+            self.streams.values().find(|stream| stream.takes(&subject)).map(|stream| stream.name.clone());
         match taker.filter(|_| !self.absent) {
             Some(name) => {
                 let answer = self.publish(&name, message);
@@ -291,7 +282,8 @@ impl Broker {
             let now = self.now;
             let stream = self.streams.get_mut(stream).ok_or_else(not_found)?;
             let name = request["config"]["name"].as_str().unwrap_or_default().to_owned();
-            let filtered = ["filter_subject", "filter_subjects"].iter().any(|key| !request["config"][key].is_null());
+            let filtered =
+                ["filter_subject", "filter_subjects"].iter().any(|key| !request["config"][key].is_null());
             if request["config"]["deliver_policy"] == "last_per_subject" && !filtered {
                 let policy = "consumer delivery policy is deliver last per subject";
                 return Err((400, 10094, format!("{policy}, but optional filter subject is not set")));
@@ -355,7 +347,8 @@ impl Broker {
         if stream.config["allow_atomic"] != true {
             return Err((400, 10174, "atomic publish is disabled".to_owned()));
         }
-        let number: usize = header(&message, NATS_BATCH_SEQUENCE.as_ref()).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let number: usize =
+            header(&message, NATS_BATCH_SEQUENCE.as_ref()).and_then(|text| text.parse().ok()).unwrap_or(0);
         let batch = match number {
             1 if !stream.batches.contains_key(id) => stream.batches.entry(id.to_owned()).or_default(),
             _ => stream.batches.get_mut(id).ok_or_else(incomplete)?,
@@ -468,65 +461,6 @@ impl Stream {
     }
 }
 
-/// A message without a status.
-pub(super) fn data(
-    subject: &str,
-    headers: Option<HeaderMap>,
-    payload: impl Into<Bytes>,
-    reply: Option<String>,
-) -> Message {
-    let payload = payload.into();
-    let header_bytes = headers.as_ref().map_or(0, header_bytes);
-    let length = subject.len() + reply.as_ref().map_or(0, String::len) + header_bytes + payload.len();
-    let (subject, reply) = (subject.into(), reply.map(Into::into));
-    Message { subject, reply, payload, headers, status: None, description: None, length }
-}
-
-/// A message that is nothing but a status.
-pub(super) fn status(
-    subject: &str,
-    status: StatusCode,
-    description: &str,
-    more: &[(&str, String)],
-) -> Outgoing {
-    let mut headers = HeaderMap::new();
-    for (name, value) in more {
-        headers.insert(*name, value.as_str());
-    }
-    let headers = (!more.is_empty()).then_some(headers);
-    let mut message = data(subject, headers, Bytes::new(), None);
-    message.status = Some(status);
-    message.description = Some(description.to_owned()).filter(|text| !text.is_empty());
-    Outgoing { to: subject.to_owned(), message }
-}
-
-/// What a header block takes on the wire.
-pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
-    let fields = headers.iter().flat_map(|(name, values)| {
-        values.iter().map(|value| <HeaderName as AsRef<str>>::as_ref(name).len() + value.as_str().len() + ": \r\n".len())
-    });
-    "NATS/1.0\r\n\r\n".len() + fields.sum::<usize>()
-}
-
-fn no_responders(reply: &str, subject: &str) -> Outgoing {
-    status(reply, StatusCode::NO_RESPONDERS, "", &[("Nats-Subject", subject.to_owned())])
-}
-
-fn answer_of(reply: &str, answer: Option<&Value>) -> Outgoing {
-    let payload = answer.map(|answer| answer.to_string().into_bytes()).unwrap_or_default();
-    let message = data(reply, None, payload, None);
-    Outgoing { to: reply.to_owned(), message }
-}
-
-fn error_of((code, err_code, description): &Refused) -> Value {
-    json!({ "code": code, "err_code": err_code, "description": description })
-}
-
 fn header(message: &OutboundMessage, name: &str) -> Option<String> {
     message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned())
-}
-
-fn rfc3339(nanoseconds: i64) -> String {
-    let time = jiff::Timestamp::from_nanosecond(i128::from(nanoseconds)).expect("a time of this age");
-    time.to_string()
 }

@@ -69,7 +69,14 @@ fn publish(subject: &str, expected: Option<u64>, payload: &str) -> Step {
 }
 
 /// One message of an atomic batch.
-fn part(subject: &str, batch: &str, number: usize, last: bool, expected: Option<u64>, answers: usize) -> Step {
+fn part(
+    subject: &str,
+    batch: &str,
+    number: usize,
+    last: bool,
+    expected: Option<u64>,
+    answers: usize,
+) -> Step {
     let mut headers = vec![("Nats-Batch-Id", batch.to_owned()), ("Nats-Batch-Sequence", number.to_string())];
     headers.extend(expected.map(|sequence| ("Nats-Expected-Last-Subject-Sequence", sequence.to_string())));
     headers.extend(last.then(|| ("Nats-Batch-Commit", "1".to_owned())));
@@ -116,9 +123,7 @@ fn script() -> Vec<Step> {
     let get = |subject: &str| api(&format!("DIRECT.GET.{STREAM}.{subject}"), Value::Null);
     let get_at = |sequence: u64| api(&format!("DIRECT.GET.{STREAM}"), json!({ "seq": sequence }));
     let all = || json!({ "batch": 100, "max_bytes": 100_000, "no_wait": true });
-    let wait = |batch: u64, max_bytes: u64, expires: u64| {
-        json!({ "batch": batch, "max_bytes": max_bytes, "expires": expires })
-    };
+    let wait = |batch: u64, max_bytes: u64, expires: u64| json!({ "batch": batch, "max_bytes": max_bytes, "expires": expires });
     let mut steps = vec![
         // Nothing is there.
         info(),
@@ -162,11 +167,17 @@ fn script() -> Vec<Step> {
         consumer("small", json!({})),
         next("small", wait(5, 10, 5 * SECOND), 1),
         next("small", wait(5, 150, 5 * SECOND), 2),
-        consumer("last", json!({ "deliver_policy": "last_per_subject", "opt_start_seq": null, "headers_only": true })),
-        consumer("last-of", json!({
-            "deliver_policy": "last_per_subject", "opt_start_seq": null, "headers_only": true,
-            "filter_subject": "s.h.*",
-        })),
+        consumer(
+            "last",
+            json!({ "deliver_policy": "last_per_subject", "opt_start_seq": null, "headers_only": true }),
+        ),
+        consumer(
+            "last-of",
+            json!({
+                "deliver_policy": "last_per_subject", "opt_start_seq": null, "headers_only": true,
+                "filter_subject": "s.h.*",
+            }),
+        ),
         next("last-of", all(), 3),
         // Waiting.
         consumer("waits", json!({ "opt_start_seq": 6, "filter_subject": "s.h.w" })),
@@ -176,9 +187,11 @@ fn script() -> Vec<Step> {
     ];
     let waiting = steps.len() - 3;
     steps.push(Step::Wait { step: waiting, answers: 2 });
-    steps.extend([
-        next("waits", json!({ "batch": 1, "expires": SECOND * 3 / 5, "idle_heartbeat": SECOND / 4 }), 0),
-    ]);
+    steps.extend([next(
+        "waits",
+        json!({ "batch": 1, "expires": SECOND * 3 / 5, "idle_heartbeat": SECOND / 4 }),
+        0,
+    )]);
     let beats = steps.len() - 1;
     steps.push(Step::Wait { step: beats, answers: 3 });
     // Somebody deletes things.
@@ -278,7 +291,10 @@ impl Asker {
         while self.answers.get(&step).map_or(0, Vec::len) < answers {
             let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await;
             let message = message.unwrap_or_else(|_| {
-                panic!("step {step}: {answers} answers to come, so far {:#?}", self.answers.range(step.saturating_sub(1)..))
+                panic!(
+                    "step {step}: {answers} answers to come, so far {:#?}",
+                    self.answers.range(step.saturating_sub(1)..)
+                )
             });
             self.sort(message.expect("the client lives"));
         }
@@ -299,7 +315,10 @@ fn plain(message: &Message) -> Value {
     for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
         let name: &str = name.as_ref();
         if name != "Nats-Time-Stamp" {
-            headers.insert(name.to_owned(), values.iter().map(|value| value.as_str().to_owned()).collect::<Vec<_>>());
+            headers.insert(
+                name.to_owned(),
+                values.iter().map(|value| value.as_str().to_owned()).collect::<Vec<_>>(),
+            );
         }
     }
     let mut body = match serde_json::from_slice::<Value>(&message.payload) {
@@ -335,7 +354,8 @@ fn is_part_of(model: &Value, server: &Value) -> bool {
                 && model.iter().all(|(key, value)| is_part_of(value, server.get(key).unwrap_or(&Value::Null)))
         }
         (Value::Array(model), Value::Array(server)) => {
-            model.len() == server.len() && model.iter().zip(server).all(|(model, server)| is_part_of(model, server))
+            model.len() == server.len()
+                && model.iter().zip(server).all(|(model, server)| is_part_of(model, server))
         }
         (model, server) => model == server,
     }
@@ -378,30 +398,25 @@ async fn operate_server(client: &Client, operation: Operation) {
 
 async fn operate_model(network: &Network, operation: Operation) {
     if let Operation::Notice(name) = operation {
-        let waiting = || {
-            network.look(|broker| broker.stream(STREAM).unwrap().consumers.get(name).unwrap().waiting())
-        };
+        let waiting =
+            || network.look(|broker| broker.stream(STREAM).unwrap().consumers.get(name).unwrap().waiting());
         while waiting() == 0 {
             tokio::task::yield_now().await;
         }
     }
-    network.operate(|broker| match operation {
-        Operation::Notice(_) => ((), Vec::new()),
-        Operation::DeleteConsumer(name) => ((), broker.delete_consumer(STREAM, name)),
-        Operation::DeleteMessage(sequence) => {
-            broker.delete_message(STREAM, sequence);
-            ((), Vec::new())
+    network.operate(|broker| {
+        match operation {
+            Operation::Notice(_) => {}
+            Operation::DeleteConsumer(name) => return broker.delete_consumer(STREAM, name),
+            Operation::DeleteMessage(sequence) => broker.delete_message(STREAM, sequence),
+            Operation::Purge => {
+                let all: Vec<u64> = broker.stream(STREAM).unwrap().messages.keys().copied().collect();
+                all.into_iter().for_each(|sequence| broker.delete_message(STREAM, sequence));
+            }
+            Operation::DeleteStream => return broker.delete_stream(STREAM),
+            Operation::Fill => broker.full = true,
         }
-        Operation::Purge => {
-            let all: Vec<u64> = broker.stream(STREAM).unwrap().messages.keys().copied().collect();
-            all.into_iter().for_each(|sequence| broker.delete_message(STREAM, sequence));
-            ((), Vec::new())
-        }
-        Operation::DeleteStream => ((), broker.delete_stream(STREAM)),
-        Operation::Fill => {
-            broker.full = true;
-            ((), Vec::new())
-        }
+        Vec::new()
     });
 }
 
@@ -427,10 +442,16 @@ async fn the_model_answers_as_a_server_does() {
         let same = is_part_of(&json!(model), &json!(real));
         if !same {
             let asked = match step {
-                Step::Ask { subject, payload, .. } => format!("{subject} {}", String::from_utf8_lossy(payload)),
+                Step::Ask { subject, payload, .. } => {
+                    format!("{subject} {}", String::from_utf8_lossy(payload))
+                }
                 _ => String::new(),
             };
-            differences.push(format!("step {number} {asked}\n  server {}\n  model  {}", json!(real), json!(model)));
+            differences.push(format!(
+                "step {number} {asked}\n  server {}\n  model  {}",
+                json!(real),
+                json!(model)
+            ));
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));

@@ -6,7 +6,8 @@ use async_nats::{HeaderMap, Message, StatusCode};
 use serde_json::Value;
 
 use super::super::pattern::covers;
-use super::broker::{Outgoing, Stored, data, status};
+use super::broker::Stored;
+use super::messages::{Outgoing, data, status};
 
 /// An ephemeral pull consumer without acknowledgements.
 #[derive(Debug)]
@@ -41,7 +42,8 @@ impl Consumer {
     /// As the configuration in a request to create one says.
     pub(super) fn new(name: &str, config: &Value, messages: &BTreeMap<u64, Stored>, now: i64) -> Self {
         let several = config["filter_subjects"].as_array().into_iter().flatten();
-        let filters = several.chain(config.get("filter_subject")).filter_map(Value::as_str).map(str::to_owned);
+        let filters =
+            several.chain(config.get("filter_subject")).filter_map(Value::as_str).map(str::to_owned);
         let mut consumer = Self {
             name: name.to_owned(),
             filters: filters.collect(),
@@ -86,10 +88,8 @@ impl Consumer {
         let no_wait = body["no_wait"] == true;
         let heartbeat = body["idle_heartbeat"].as_i64().unwrap_or(0);
         self.last_request = now;
-        if no_wait {
-            if self.pending(messages) == 0 {
-                return Some(status(reply, StatusCode::NOT_FOUND, "No Messages", &[]));
-            }
+        if no_wait && self.pending(messages) == 0 {
+            return Some(status(reply, StatusCode::NOT_FOUND, "No Messages", &[]));
         }
         self.requests.push_back(Request {
             reply: reply.to_owned(),
@@ -213,13 +213,7 @@ impl Consumer {
         }
     }
 
-    fn envelope(
-        &self,
-        stream: &str,
-        sequence: u64,
-        message: &Stored,
-        pending: usize,
-    ) -> Message {
+    fn envelope(&self, stream: &str, sequence: u64, message: &Stored, pending: usize) -> Message {
         let delivery = self.delivered + 1;
         let time = message.time;
         let ack = format!("$JS.ACK.{stream}.{}.1.{sequence}.{delivery}.{time}.{pending}", self.name);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use fshipper_pipeline::{
-    Batch, Checkpoint, Content, Context, Cursor, Epoch, History, Invalid, OpenSink, Origin, Position, Settings,
-    Sink, Written,
+    Batch, Checkpoint, Content, Context, Cursor, Epoch, History, Invalid, OpenSink, Origin, Position,
+    Settings, Sink, Written,
 };
 
 use super::super::pattern::covers;
@@ -139,11 +139,12 @@ impl Disk {
             let below = stream.messages.range(..=place.sequence).rev().take(CHECKED_MESSAGES);
             below.into_iter().find_map(|(sequence, message)| {
                 let described = truth.described(message).filter(|_| self.reads(&message.subject))?;
-                let end = ledger.get(&described.origin).map_or(0, |entry| match entry.history.current.epoch {
-                    epoch if epoch == described.epoch => entry.history.current.offset,
-                    _ => u64::MAX,
-                });
-                (end < described.end).then(|| (*sequence, described.origin, described.end, end))
+                let end =
+                    ledger.get(&described.origin).map_or(0, |entry| match entry.history.current.epoch {
+                        epoch if epoch == described.epoch => entry.history.current.offset,
+                        _ => u64::MAX,
+                    });
+                (end < described.end).then_some((*sequence, described.origin, described.end, end))
             })
         });
         if let Some((sequence, origin, message_end, end)) = unwritten {
@@ -275,10 +276,8 @@ impl Sink for DiskSink {
             }
         }
         let cursor = checkpoint.cursors().next();
-        let cursor = cursor.map(|(transport, position)| Cursor {
-            transport: transport.clone(),
-            position: position.clone(),
-        });
+        let cursor = cursor
+            .map(|(transport, position)| Cursor { transport: transport.clone(), position: position.clone() });
         if let Some(cursor) = cursor.as_ref().filter(|_| !held) {
             self.disk.check_cursor(cursor, &self.entries);
         }

@@ -165,7 +165,9 @@ impl Sink for WatchedSender {
             let mut truth = lock(&self.truth);
             for (origin, start, end) in std::mem::take(&mut self.accepted) {
                 if !self.held.contains_key(&origin) && !truth.logs[&origin].was_stored(start, end) {
-                    truth.violate(format!("a sender committed {origin} {start}..{end}, which was never stored"));
+                    truth.violate(format!(
+                        "a sender committed {origin} {start}..{end}, which was never stored"
+                    ));
                 }
             }
         }
@@ -195,4 +197,3 @@ pub(super) fn lines(random: &mut fastrand::Rng, length: usize) -> Vec<u8> {
 pub(super) fn origin(host: usize, log: usize) -> Origin {
     Origin::new(format!("host{host}.example"), format!("/var/log/{log}.log"))
 }
-

@@ -1,4 +1,4 @@
-//! The way between clients and the model: [`Network`], [`Client`].
+//! The way between clients and the model: [`Network`].
 //!
 //! A connection is two pipes, one each way: what goes in comes out later and in order. When it breaks, the
 //! server may still read some of what was sent, even seconds later and after what a newer connection brought;
@@ -7,19 +7,23 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::message::OutboundMessage;
-use async_nats::{Event, Message, PublishError, PublishErrorKind, ServerInfo};
+use async_nats::{Event, Message};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::super::events::Events;
 use super::super::pattern::covers;
-use super::broker::{Broker, Outgoing};
+use super::broker::Broker;
+use super::messages::{Outgoing, data};
 use super::truth::Truth;
+
+mod client;
+
+pub(crate) use client::Client;
 
 /// One server and everybody's way to it. Clones are one and the same.
 #[derive(Clone)]
@@ -111,18 +115,6 @@ enum What {
     Connect { client: u64 },
 }
 
-/// A process's client of the simulated server.
-#[derive(Clone)]
-pub(crate) struct Client(Arc<Handle>);
-
-struct Handle {
-    network: Network,
-    number: u64,
-    capacity: usize,
-    incoming: usize,
-    next_inbox: std::sync::atomic::AtomicU64,
-}
-
 /// What the survivors of a broken connection may still be late by, in milliseconds.
 const LATEST_ARRIVAL: u64 = 4_000;
 
@@ -177,8 +169,7 @@ impl Network {
         };
         state.clients.insert(number, client);
         drop(state);
-        let (network, next_inbox) = (self.clone(), Default::default());
-        Some(Client(Arc::new(Handle { network, number, capacity: outgoing, incoming, next_inbox })))
+        Some(Client::new(self.clone(), number, outgoing, incoming))
     }
 
     /// Moves messages for ever.
@@ -209,16 +200,23 @@ impl Network {
     }
 
     /// Does something to the server; what it sends goes out.
-    pub(super) fn operate<T>(&self, act: impl FnOnce(&mut Broker) -> (T, Vec<Outgoing>)) -> T {
+    pub(super) fn operate(&self, act: impl FnOnce(&mut Broker) -> Vec<Outgoing>) {
         let mut state = self.lock();
         let now = state.wall_clock();
-        let (result, outgoing) = act(state.broker.at(now));
+        let outgoing = act(state.broker.at(now));
         state.observe();
         state.send(outgoing);
         state.serve_all();
         drop(state);
         self.0.changed.notify_one();
-        result
+    }
+
+    /// Does something to the server of which it says nothing.
+    pub(super) fn change(&self, act: impl FnOnce(&mut Broker)) {
+        self.operate(|broker| {
+            act(broker);
+            Vec::new()
+        });
     }
 
     /// Publishes as somebody else, without anybody's connection.
@@ -287,7 +285,10 @@ impl State {
 
     fn next_due(&self) -> Option<u64> {
         let queued = self.queue.peek().map(|Reverse(due)| due.at);
-        let deadline = self.broker.next_deadline().map(|at| (at - EPOCH_NANOS).max(0).cast_unsigned().div_ceil(1_000_000));
+        let deadline = self
+            .broker
+            .next_deadline()
+            .map(|at| (at - EPOCH_NANOS).max(0).cast_unsigned().div_ceil(1_000_000));
         [queued, deadline].into_iter().flatten().min()
     }
 
@@ -320,7 +321,7 @@ impl State {
         let mut outgoing = broker.at(now).take(message, &listens);
         if let Some(OutboundMessage { subject, headers, payload, reply }) = fan_out {
             let reply = reply.map(|reply| reply.to_string());
-            let message = super::broker::data(&subject, headers, payload, reply);
+            let message = data(&subject, headers, payload, reply);
             outgoing.push(Outgoing { to: subject.to_string(), message });
         }
         self.observe();
@@ -512,86 +513,6 @@ impl ClientState {
     fn listens(&self, subject: &str) -> bool {
         let open = self.subscriptions.iter().filter(|(_, sender)| !sender.is_closed());
         self.connection.is_some() && open.into_iter().any(|(pattern, _)| covers(pattern, subject))
-    }
-}
-
-impl Client {
-    /// See [`super::super::client::Client::new_inbox`].
-    pub(crate) fn new_inbox(&self) -> String {
-        let number = self.0.next_inbox.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        format!("_INBOX.{}.{number}", self.0.number)
-    }
-
-    /// See [`super::super::client::Client::max_payload`].
-    pub(crate) fn max_payload(&self) -> usize {
-        self.0.network.lock().max_payload
-    }
-
-    /// See [`super::super::client::Client::server_info`].
-    pub(crate) fn server_info(&self) -> ServerInfo {
-        ServerInfo {
-            server_name: "model".to_owned(),
-            version: "2.15.1".to_owned(),
-            max_payload: self.max_payload(),
-            ..ServerInfo::default()
-        }
-    }
-
-    /// See [`super::super::client::Client::connects`].
-    pub(crate) fn connects(&self) -> u64 {
-        self.0.network.lock().clients.get(&self.0.number).map_or(0, |client| client.connects)
-    }
-
-    /// See [`super::super::client::Client::subscribe`].
-    pub(crate) fn subscribe(&self, subject: String) -> mpsc::Receiver<Message> {
-        let (sender, receiver) = mpsc::channel(self.0.incoming);
-        let mut state = self.0.network.lock();
-        let client = state.clients.get_mut(&self.0.number).expect("it is there as long as its handle");
-        client.subscriptions.push((subject, sender));
-        receiver
-    }
-
-    /// See [`super::super::client::Client::publish_message`].
-    pub(crate) async fn publish(&self, message: OutboundMessage) -> Result<(), PublishError> {
-        let header_bytes = message.headers.as_ref().map_or(0, super::broker::header_bytes);
-        if header_bytes + message.payload.len() > self.max_payload() {
-            return Err(PublishError::new(PublishErrorKind::MaxPayloadExceeded));
-        }
-        loop {
-            let mut link = {
-                let mut state = self.0.network.lock();
-                let client = state.clients.get(&self.0.number).expect("it is there as long as its handle");
-                if client.connection.is_some() || client.waiting.len() < self.0.capacity {
-                    state.publish(self.0.number, message);
-                    break;
-                }
-                client.events.link()
-            };
-            // The queue is full and there is no connection. This only fails without a sender, and there is one.
-            let _ = link.changed().await;
-        }
-        self.0.network.0.changed.notify_one();
-        // A real client's queue is a channel: it may let others run.
-        tokio::task::consume_budget().await;
-        Ok(())
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let mut state = self.network.lock();
-        let gone = state.clients.remove(&self.number);
-        if let Some(connection) = gone.and_then(|client| client.connection) {
-            state.outlive(connection);
-        }
-        drop(state);
-        self.network.0.changed.notify_one();
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Client").field(&self.0.number).finish()
     }
 }
 

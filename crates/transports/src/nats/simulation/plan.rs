@@ -70,7 +70,7 @@ const MAX_FAULTS: usize = 9;
 impl Plan {
     /// The plan of a seed.
     pub(super) fn new(seed: u64) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed_0f_91a4);
+        let mut random = fastrand::Rng::with_seed(seed ^ 0x5e_ed0f_91a4);
         let hosts: Vec<usize> = (0..random.usize(1..=3)).map(|_| random.usize(1..=3)).collect();
         let partitions = random.bool().then(|| random.u32(1..=4));
         let consumers = match partitions {
@@ -104,7 +104,8 @@ impl Plan {
         plan.faults = faults;
         // Enough messages for anything to go wrong between them, few enough to be quick.
         let messages = if plan.line_framing { 12 } else { 30 };
-        plan.log_bytes = plan.log_bytes.min(plan.max_batch_bytes.min(plan.max_payload - 500) * messages).max(100);
+        plan.log_bytes =
+            plan.log_bytes.min(plan.max_batch_bytes.min(plan.max_payload - 500) * messages).max(100);
         plan
     }
 

@@ -178,7 +178,8 @@ impl Truth {
             return self.violate(format!("the stream took a message of {origin}, which does not exist"));
         };
         if end as usize > log.written || epoch != log.epoch {
-            return self.violate(format!("the stream took bytes of {origin} that were never written: up to {end}"));
+            return self
+                .violate(format!("the stream took bytes of {origin} that were never written: up to {end}"));
         }
         log.stored[start as usize..end as usize].fill(true);
     }
@@ -188,9 +189,14 @@ impl Truth {
     fn not_contiguous(&mut self, origin: &Origin, end: u64, start: u64) {
         if !self.went_back {
             let message = "the stream holds";
-            return self.violate(format!("{message} {origin} up to {end}, and took one that starts at {start}"));
+            return self
+                .violate(format!("{message} {origin} up to {end}, and took one that starts at {start}"));
         }
-        self.count(if start < end { "bytes stored twice after a go-back" } else { "gaps stored after a go-back" });
+        self.count(if start < end {
+            "bytes stored twice after a go-back"
+        } else {
+            "gaps stored after a go-back"
+        });
         if !COMMIT_FLOOR {
             self.allow(origin, |byte| (end as usize..start as usize).contains(&byte));
         }

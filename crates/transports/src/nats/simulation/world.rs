@@ -5,27 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use async_nats::message::OutboundMessage;
-use async_trait::async_trait;
-use fshipper_pipeline::config::Pipeline;
-use fshipper_pipeline::{
-    Checkpoint, Context, Control, Ends, Origin, Parts, Settings, Sink, Source, Transport,
-};
+use fshipper_pipeline::Origin;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use super::super::client::Client;
 use super::super::config::Nats;
-use super::super::connect::Connection;
-use super::super::events::Events;
+use super::super::pattern::covers;
 use super::super::subject::Subjects;
-use super::super::{jetstream, receiver, sender};
+use super::broker::Broker;
 use super::disk::{Disk, epoch_of};
-use super::logs::{Logs, WatchedSender, lines, origin};
+use super::logs::{lines, origin};
 use super::network::Network;
 use super::plan::{Fault, FaultKind, Plan, QUIET_AFTER};
 use super::truth::{SharedTruth, Truth, lock};
@@ -41,36 +31,30 @@ pub(super) struct Outcome {
     pub(super) counts: BTreeMap<String, u64>,
 }
 
-/// A transport to the model.
-struct Simulated {
-    nats: Nats,
-    name: String,
-    network: Network,
-    truth: SharedTruth,
-}
-
-struct World {
-    plan: Plan,
-    table: Value,
-    subjects: Subjects,
-    network: Network,
-    truth: SharedTruth,
-    grow: super::watch::Sender<u64>,
-    disks: Vec<Disk>,
-    state_dir: std::path::PathBuf,
-    producers: Vec<Option<JoinHandle<()>>>,
-    consumers: Vec<Option<JoinHandle<()>>>,
-    twins: Vec<JoinHandle<()>>,
+/// Everything that there is.
+pub(super) struct World {
+    pub(super) plan: Plan,
+    pub(super) table: Value,
+    pub(super) subjects: Subjects,
+    pub(super) network: Network,
+    pub(super) truth: SharedTruth,
+    pub(super) grow: super::watch::Sender<u64>,
+    pub(super) disks: Vec<Disk>,
+    pub(super) state_dir: std::path::PathBuf,
+    pub(super) producers: Vec<Option<JoinHandle<()>>>,
+    pub(super) consumers: Vec<Option<JoinHandle<()>>>,
+    pub(super) twins: Vec<JoinHandle<()>>,
     /// What is to be done later: when, in order.
     later: BTreeMap<(u64, u64), Later>,
     next_order: u64,
 }
 
 /// The end of a fault, or a step of the writers of logs.
-enum Later {
+pub(super) enum Later {
     Fault(FaultKind),
     Grow(usize),
     Calm(fn(&World)),
+    Mend(fn(&mut Broker, bool)),
     CutAgain(String),
     StartProducer(usize),
     StartConsumer(usize),
@@ -78,7 +62,8 @@ enum Later {
     StartServer,
 }
 
-const STREAM: &str = "LOGS";
+/// The stream of all runs.
+pub(super) const STREAM: &str = "LOGS";
 
 /// How long everything may take once nothing goes wrong any more, in virtual milliseconds: a few of the longest
 /// pauses.
@@ -104,7 +89,8 @@ pub(super) fn run(plan: &Plan, state_dir: &Path) -> Outcome {
     });
     drop((local, runtime));
     let mut truth = lock(&truth);
-    for panic in PANICS.with(|panics| std::mem::take(&mut *panics.lock().expect("it only panics elsewhere"))) {
+    for panic in PANICS.with(|panics| std::mem::take(&mut *panics.lock().expect("it only panics elsewhere")))
+    {
         truth.violate(panic);
     }
     Outcome {
@@ -125,7 +111,8 @@ pub(super) fn catch_panics() {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if tokio::runtime::Handle::try_current().is_ok() {
-                PANICS.with(|panics| panics.lock().expect("it only panics elsewhere").push(panic.to_string()));
+                PANICS
+                    .with(|panics| panics.lock().expect("it only panics elsewhere").push(panic.to_string()));
             }
             before(panic);
         }));
@@ -160,10 +147,11 @@ impl World {
         network.weather(|weather| weather.latency = plan.latency);
         let disks = plan.consumers.iter().enumerate().map(|(number, partitions)| {
             let name = format!("consumer{number}");
-            let filters = subjects.receive(Some(partitions.as_slice()).filter(|partitions| !partitions.is_empty()));
+            let filters =
+                subjects.receive(Some(partitions.as_slice()).filter(|partitions| !partitions.is_empty()));
             let mine = origins.iter().filter(|origin| {
                 let subject = subjects.publish(origin);
-                filters.iter().any(|filter| super::super::pattern::covers(filter, &subject))
+                filters.iter().any(|filter| covers(filter, &subject))
             });
             lock(&truth).add_sink(&name, mine.cloned());
             Disk::new(&name, filters.clone(), truth.clone(), network.clone())
@@ -259,7 +247,8 @@ impl World {
                         break;
                     }
                     if lost && !delivered.may_lack[offset] {
-                        violations.push(format!("{name} calls the byte {offset} of {origin} lost, and it is not"));
+                        violations
+                            .push(format!("{name} calls the byte {offset} of {origin} lost, and it is not"));
                         break;
                     }
                 }
@@ -279,8 +268,13 @@ impl World {
     fn is_complete(&self) -> bool {
         let truth = lock(&self.truth);
         let logs = truth.sinks.values().flatten();
-        let mut missing = logs.filter(|(origin, delivered)| delivered.committed != truth.logs[origin].bytes.len());
-        let foreign = || truth.went_back || truth.deleted || self.disks.iter().all(|disk| foreign_differences(&truth, disk).is_empty());
+        let mut missing =
+            logs.filter(|(origin, delivered)| delivered.committed != truth.logs[origin].bytes.len());
+        let foreign = || {
+            truth.went_back
+                || truth.deleted
+                || self.disks.iter().all(|disk| foreign_differences(&truth, disk).is_empty())
+        };
         missing.next().is_none() && foreign()
     }
 
@@ -291,14 +285,15 @@ impl World {
             for (origin, delivered) in origins {
                 let length = truth.logs[origin].bytes.len();
                 if delivered.committed != length {
-                    missing.push_str(&format!("{name} has {} of {length} of {origin}; ", delivered.committed));
+                    missing
+                        .push_str(&format!("{name} has {} of {length} of {origin}; ", delivered.committed));
                 }
             }
         }
         missing
     }
 
-    fn schedule(&mut self, at: u64, later: Later) {
+    pub(super) fn schedule(&mut self, at: u64, later: Later) {
         self.next_order += 1;
         self.later.insert((at, self.next_order), later);
     }
@@ -306,14 +301,12 @@ impl World {
     async fn act(&mut self, now: u64, later: Later) {
         match later {
             Later::Fault(kind) => {
-                let mut truth = lock(&self.truth);
-                truth.count(kind.name());
-                truth.note(&format!("{kind:?}"));
-                drop(truth);
+                self.record(&kind);
                 self.fail(now, kind).await;
             }
             Later::Grow(step) => self.grow_to(step),
             Later::Calm(calm) => calm(self),
+            Later::Mend(set) => self.network.change(|broker| set(broker, false)),
             Later::CutAgain(who) => self.network.cut(&who),
             Later::StartProducer(host) => self.start_producer(host),
             Later::StartConsumer(consumer) => self.start_consumer(consumer),
@@ -326,137 +319,10 @@ impl World {
         }
     }
 
-    async fn fail(&mut self, now: u64, kind: FaultKind) {
-        let network = self.network.clone();
-        let latest = QUIET_AFTER;
-        let after = |millis: u64| (now + millis).min(latest);
-        match kind {
-            FaultKind::AnswersLost { count } => network.weather(|weather| weather.lose_answers += count),
-            FaultKind::AnswersHeld { count, millis } => network.weather(|weather| {
-                (weather.hold_answers, weather.hold_millis) = (count, millis);
-            }),
-            FaultKind::PublishesRepeated { count, millis } => network.weather(|weather| {
-                (weather.repeat_publishes, weather.repeat_millis) = (count, millis);
-            }),
-            FaultKind::Noise { lost_up, lost_down, doubled, millis } => {
-                network.weather(|weather| {
-                    (weather.lost_up, weather.lost_down, weather.doubled) = (lost_up, lost_down, doubled);
-                });
-                self.schedule(after(millis), Later::Calm(|world| world.network.weather(|weather| {
-                    (weather.lost_up, weather.lost_down, weather.doubled) = (0, 0, 0);
-                })));
-            }
-            FaultKind::Cut { who } => network.cut(&who),
-            FaultKind::Silence { who, millis } => {
-                network.silence(&who);
-                self.schedule(after(millis), Later::CutAgain(who));
-            }
-            FaultKind::ServerKilled { down } => {
-                network.stop_server();
-                self.schedule(after(down), Later::StartServer);
-            }
-            FaultKind::PowerCut { down, lost } => {
-                network.stop_server();
-                network.operate(|broker| ((), { broker.roll_back(STREAM, lost); Vec::new() }));
-                self.schedule(after(down), Later::StartServer);
-            }
-            FaultKind::JetStreamAbsent { millis } => {
-                network.operate(|broker| { broker.absent = true; ((), Vec::new()) });
-                self.schedule(after(millis), Later::Calm(|world| {
-                    world.network.operate(|broker| { broker.absent = false; ((), Vec::new()) });
-                }));
-            }
-            FaultKind::JetStreamUnavailable { millis } => {
-                network.operate(|broker| { broker.unavailable = true; ((), Vec::new()) });
-                self.schedule(after(millis), Later::Calm(|world| {
-                    world.network.operate(|broker| { broker.unavailable = false; ((), Vec::new()) });
-                }));
-            }
-            FaultKind::StreamFull { millis } => {
-                network.operate(|broker| { broker.full = true; ((), Vec::new()) });
-                self.schedule(after(millis), Later::Calm(|world| {
-                    world.network.operate(|broker| { broker.full = false; ((), Vec::new()) });
-                }));
-            }
-            FaultKind::StreamDeleted => network.operate(|broker| ((), broker.delete_stream(STREAM))),
-            FaultKind::OldestDeleted { count } => self.delete_messages(0, count),
-            FaultKind::MessageDeleted { nth } => self.delete_messages(nth, 1),
-            FaultKind::Purged => self.delete_messages(0, usize::MAX),
-            // A server says nothing of a request that came just before.
-            FaultKind::ConsumersDeleted { silently } => network.operate(|broker| {
-                let said = broker.delete_consumers(STREAM);
-                ((), if silently { Vec::new() } else { said })
-            }),
-            FaultKind::ConsumersStalled { millis } => {
-                network.operate(|broker| { broker.stalled = true; ((), Vec::new()) });
-                self.schedule(after(millis), Later::Calm(|world| {
-                    world.network.operate(|broker| { broker.stalled = false; ((), Vec::new()) });
-                }));
-            }
-            FaultKind::ProducerKilled { host, down, yields } => {
-                yield_times(yields).await;
-                if let Some(task) = self.producers[host].take() {
-                    kill(task).await;
-                    self.schedule(after(down), Later::StartProducer(host));
-                }
-            }
-            FaultKind::ConsumerKilled { consumer, down, yields } => {
-                yield_times(yields).await;
-                if let Some(task) = self.consumers[consumer].take() {
-                    kill(task).await;
-                    self.schedule(after(down), Later::StartConsumer(consumer));
-                }
-            }
-            FaultKind::TwinProducer { host, millis } => {
-                let number = self.twins.len();
-                let name = format!("producer{host}-twin{number}");
-                let twin = self.producer(host, &name);
-                self.twins.push(twin);
-                self.schedule(after(millis), Later::StopTwins);
-            }
-            FaultKind::DiskFull { consumer, millis } => {
-                self.disks[consumer].set_full(true);
-                self.schedule(after(millis), Later::Calm(|world| {
-                    world.disks.iter().for_each(|disk| disk.set_full(false));
-                }));
-            }
-            FaultKind::OriginHeld { consumer, host, log, late, millis } => {
-                self.disks[consumer].hold(&origin(host, log), late);
-                self.schedule(after(millis), Later::Calm(|world| world.disks.iter().for_each(Disk::release)));
-            }
-            FaultKind::SourceLost { host, log, permille } => {
-                let origin = origin(host, log);
-                network.look(|broker| {
-                    let mut truth = lock(&self.truth);
-                    let log = &truth.logs[&origin];
-                    let oldest = (log.written * permille / 1000).max(log.oldest);
-                    truth.forget(&origin, oldest, broker);
-                });
-            }
-            FaultKind::Foreign { count, covering } => {
-                let subject = match covering {
-                    Some((host, log)) => self.subjects.publish(&origin(host, log)),
-                    None if self.plan.partitions.is_some() => "s.p0.others".to_owned(),
-                    None => "s.others".to_owned(),
-                };
-                for number in 0..count {
-                    let payload = format!("line {number} of another at {now}").into();
-                    let subject = subject.clone().into();
-                    network.publish(OutboundMessage { subject, reply: None, headers: None, payload });
-                }
-            }
-        }
-    }
-
-    fn delete_messages(&self, skip: usize, count: usize) {
-        self.network.operate(|broker| {
-            let sequences = broker.stream(STREAM).map(|stream| stream.messages.keys().copied().collect());
-            let sequences: Vec<u64> = sequences.unwrap_or_default();
-            for sequence in sequences.into_iter().skip(skip).take(count) {
-                broker.delete_message(STREAM, sequence);
-            }
-            ((), Vec::new())
-        });
+    fn record(&self, kind: &FaultKind) {
+        let mut truth = lock(&self.truth);
+        truth.count(kind.name());
+        truth.note(&format!("{kind:?}"));
     }
 
     /// The writers of logs come to step `step`; the very last line is written at the end.
@@ -464,7 +330,8 @@ impl World {
         let mut truth = lock(&self.truth);
         for log in truth.logs.values_mut() {
             let length = log.bytes.len();
-            let before_last = log.bytes[..length - 1].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+            let before_last =
+                log.bytes[..length - 1].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
             log.written = match step {
                 usize::MAX => length,
                 step => log.written.max(before_last * step / self.plan.steps),
@@ -473,113 +340,13 @@ impl World {
         drop(truth);
         self.grow.send_modify(|number| *number += 1);
     }
-
-    fn start_producer(&mut self, host: usize) {
-        self.producers[host] = Some(self.producer(host, &format!("producer{host}")));
-    }
-
-    fn producer(&self, host: usize, name: &str) -> JoinHandle<()> {
-        let origins = (0..self.plan.hosts[host]).map(|log| origin(host, log)).collect();
-        let logs = Logs { truth: self.truth.clone(), origins, grown: self.grow.subscribe() };
-        let transport: Arc<dyn Transport> = Arc::new(self.transport(name));
-        let parts = Parts {
-            sources: vec![Box::new(logs)],
-            transport: Some((transport, Ends::Sender)),
-            sink: None,
-        };
-        self.start(name, &format!("host{host}.example"), parts)
-    }
-
-    fn start_consumer(&mut self, consumer: usize) {
-        let name = format!("consumer{consumer}");
-        let mut transport = self.transport(&name);
-        let partitions = &self.plan.consumers[consumer];
-        transport.nats.read_partitions = Some(partitions.clone()).filter(|partitions| !partitions.is_empty());
-        let parts = Parts {
-            sources: Vec::new(),
-            transport: Some((Arc::new(transport), Ends::Receiver)),
-            sink: Some(Box::new(self.disks[consumer].clone())),
-        };
-        self.consumers[consumer] = Some(self.start(&name, "central", parts));
-    }
-
-    fn transport(&self, name: &str) -> Simulated {
-        let (nats, name) = (Nats::deserialize(&self.table).expect("a table"), name.to_owned());
-        Simulated { nats, name, network: self.network.clone(), truth: self.truth.clone() }
-    }
-
-    fn start(&self, name: &str, host: &str, parts: Parts) -> JoinHandle<()> {
-        let settings = Settings {
-            name: name.to_owned(),
-            host: host.to_owned(),
-            state_dir: self.state_dir.clone(),
-            commit_interval: Duration::from_millis(self.plan.commit_millis),
-            commit_bytes: self.plan.commit_bytes,
-            max_batch_bytes: self.plan.max_batch_bytes,
-            drain_timeout: Duration::from_secs(30),
-            once: false,
-        };
-        let pipeline = Pipeline {
-            file: "simulated.toml".into(),
-            settings: Arc::new(settings),
-            parts,
-            flow: "simulated".to_owned(),
-        };
-        let control = Control { stop: CancellationToken::new(), hangups: watch::channel(0).1 };
-        let (truth, name) = (self.truth.clone(), name.to_owned());
-        lock(&truth).note(&format!("{name} starts"));
-        tokio::task::spawn_local(async move {
-            let ended = fshipper_pipeline::run(vec![pipeline], control).await;
-            lock(&truth).violate(format!("{name} ended: {ended:?}"));
-        })
-    }
-}
-
-#[async_trait]
-impl Transport for Simulated {
-    async fn open_sender(&self, context: Context) -> Result<Box<dyn Sink>> {
-        let connection = self.connect(sender::QUEUES)?;
-        let stream = self.nats.stream.as_ref().expect("the table has a stream");
-        let inner = jetstream::sender_over(&self.nats, stream, connection, context).await?;
-        let truth = self.truth.clone();
-        Ok(Box::new(WatchedSender {
-            inner,
-            truth,
-            accepted: Vec::new(),
-            committed: false,
-            held: BTreeMap::new(),
-        }))
-    }
-
-    async fn open_receiver(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
-        let connection = self.connect(receiver::QUEUES)?;
-        let stream = self.nats.stream.as_ref().expect("the table has a stream");
-        jetstream::receiver_over(&self.nats, stream, connection, from, context).await
-    }
-}
-
-impl Simulated {
-    fn connect(&self, queues: super::super::connect::Queues) -> Result<Connection> {
-        lock(&self.truth).note(&format!("{} connects", self.name));
-        let events = Events::new("nats://simulated".to_owned());
-        let Some(client) = self.network.connect(&self.name, &events, queues.outgoing, queues.incoming) else {
-            bail!("cannot connect to nats://simulated");
-        };
-        Ok(Connection::simulated(Client::Simulated(client), events))
-    }
 }
 
 /// Ends a process as SIGKILL does: at whatever it waits for.
-async fn kill(task: JoinHandle<()>) {
+pub(super) async fn kill(task: JoinHandle<()>) {
     task.abort();
     // Cancelled, which is what was asked for.
     let _ = task.await;
-}
-
-async fn yield_times(times: usize) {
-    for _ in 0..times {
-        tokio::task::yield_now().await;
-    }
 }
 
 /// What a sink has of the messages of others differs from what was stored.
