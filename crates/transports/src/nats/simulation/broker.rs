@@ -66,8 +66,8 @@ pub(super) struct Stored {
 /// What happened to a message.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    Stored { sequence: u64, message: Stored, before: Option<Stored> },
-    Removed { message: Stored, why: Removal },
+    Stored { stream: String, sequence: u64, message: Stored, before: Option<Stored> },
+    Removed { stream: String, message: Stored, why: Removal },
 }
 
 /// Why a message is gone.
@@ -171,7 +171,8 @@ impl Broker {
         let Some(stream) = self.streams.get_mut(name) else { return };
         for _ in 0..count {
             let Some((_, message)) = stream.messages.pop_last() else { break };
-            self.changes.push(Change::Removed { message, why: Removal::WentBack });
+            let gone = Change::Removed { stream: name.to_owned(), message, why: Removal::WentBack };
+            self.changes.push(gone);
             stream.last_sequence = stream.messages.last_key_value().map_or(0, |(sequence, _)| *sequence);
         }
         if stream.messages.is_empty() {
@@ -183,8 +184,11 @@ impl Broker {
     /// The stream is gone.
     pub(super) fn delete_stream(&mut self, name: &str) -> Vec<Outgoing> {
         let Some(stream) = self.streams.remove(name) else { return Vec::new() };
-        let gone = stream.messages.into_values();
-        self.changes.extend(gone.map(|message| Change::Removed { message, why: Removal::WentBack }));
+        self.changes.extend(stream.messages.into_values().map(|message| Change::Removed {
+            stream: name.to_owned(),
+            message,
+            why: Removal::WentBack,
+        }));
         stream.consumers.into_values().flat_map(Consumer::end).collect()
     }
 
@@ -192,7 +196,8 @@ impl Broker {
     pub(super) fn delete_message(&mut self, name: &str, sequence: u64) {
         let Some(stream) = self.streams.get_mut(name) else { return };
         let Some(message) = stream.messages.remove(&sequence) else { return };
-        self.changes.push(Change::Removed { message, why: Removal::Deleted });
+        let gone = Change::Removed { stream: name.to_owned(), message, why: Removal::Deleted };
+        self.changes.push(gone);
         stream.first_sequence =
             stream.messages.first_key_value().map_or(stream.last_sequence + 1, |(sequence, _)| *sequence);
     }
@@ -404,7 +409,8 @@ impl Broker {
             }
             let sequence = stream.last_sequence;
             stream.messages.insert(sequence, message.clone());
-            self.changes.push(Change::Stored { sequence, message, before });
+            stream.limit_subject(&message.subject);
+            self.changes.push(Change::Stored { stream: name.to_owned(), sequence, message, before });
         }
         let sequence = self.streams[name].last_sequence;
         Ok(match batch {
@@ -418,6 +424,19 @@ impl Stream {
     /// Whether it stores messages of this subject.
     fn takes(&self, subject: &str) -> bool {
         self.subjects.iter().any(|pattern| covers(pattern, subject))
+    }
+
+    /// Lets go of what is more than `max_msgs_per_subject` allows.
+    fn limit_subject(&mut self, subject: &str) {
+        let Some(most) = self.config["max_msgs_per_subject"].as_u64().filter(|&most| most > 0) else {
+            return;
+        };
+        let of_subject = self.messages.iter().filter(|(_, message)| message.subject == subject);
+        let all: Vec<u64> = of_subject.map(|(sequence, _)| *sequence).collect();
+        for sequence in &all[..all.len().saturating_sub(most as usize)] {
+            self.messages.remove(sequence);
+        }
+        self.first_sequence = self.messages.first_key_value().map_or(0, |(sequence, _)| *sequence);
     }
 
     /// The last message of a subject.

@@ -266,9 +266,9 @@ impl Sink for DiskSink {
             self.news.push((origin, "the simulation wanted it so".to_owned()));
         }
         let held = !self.news.is_empty();
-        for (origin, history) in checkpoint.changed_origins() {
+        for (origin, history) in checkpoint.origins() {
             let offset = self.entries.get(origin).map_or(0, |entry| entry.history.current.offset);
-            if history.current.offset > offset && !held {
+            if history.current.offset > offset && !self.news.iter().any(|(held, _)| held == origin) {
                 lock(&self.disk.truth).violate(format!(
                     "{} was to commit {origin} at {}, and was given {offset}",
                     self.disk.name, history.current.offset

@@ -16,6 +16,8 @@ pub(super) struct Plan {
     pub(super) compressed: bool,
     pub(super) max_payload: usize,
     pub(super) max_batch_bytes: usize,
+    /// The same at the consumers: a message may be longer than their batches.
+    pub(super) read_batch_bytes: usize,
     pub(super) commit_bytes: u64,
     pub(super) commit_millis: u64,
     pub(super) latency: u64,
@@ -89,6 +91,7 @@ impl Plan {
             compressed: !line_framing && random.u32(..6) == 0,
             max_payload: if random.u32(..3) == 0 { random.usize(620..1200) } else { 1 << 20 },
             max_batch_bytes: [40, 300, 2000, 100_000][random.usize(..4)],
+            read_batch_bytes: 0,
             commit_bytes: if random.bool() { random.u64(50..2000) } else { 8 << 20 },
             commit_millis: [20, 300, 1500][random.usize(..3)],
             latency: [1, 5, 40, 200][random.usize(..4)],
@@ -102,6 +105,7 @@ impl Plan {
         let mut faults: Vec<Fault> = (0..count).map(|_| plan.fault(&mut random)).collect();
         faults.sort_by_key(|fault| fault.at);
         plan.faults = faults;
+        plan.read_batch_bytes = [30, 200, plan.max_batch_bytes][random.usize(..3)];
         // Enough messages for anything to go wrong between them, few enough to be quick.
         let messages = if plan.line_framing { 12 } else { 30 };
         plan.log_bytes =

@@ -44,7 +44,7 @@ impl World {
         let transport: Arc<dyn Transport> = Arc::new(self.transport(name));
         let parts =
             Parts { sources: vec![Box::new(logs)], transport: Some((transport, Ends::Sender)), sink: None };
-        self.start(name, &format!("host{host}.example"), parts)
+        self.start(name, &format!("host{host}.example"), self.plan.max_batch_bytes, parts)
     }
 
     /// Starts a consumer.
@@ -58,7 +58,7 @@ impl World {
             transport: Some((Arc::new(transport), Ends::Receiver)),
             sink: Some(Box::new(self.disks[consumer].clone())),
         };
-        self.consumers[consumer] = Some(self.start(&name, "central", parts));
+        self.consumers[consumer] = Some(self.start(&name, "central", self.plan.read_batch_bytes, parts));
     }
 
     fn transport(&self, name: &str) -> Simulated {
@@ -66,14 +66,14 @@ impl World {
         Simulated { nats, name, network: self.network.clone(), truth: self.truth.clone() }
     }
 
-    fn start(&self, name: &str, host: &str, parts: Parts) -> JoinHandle<()> {
+    fn start(&self, name: &str, host: &str, max_batch_bytes: usize, parts: Parts) -> JoinHandle<()> {
         let settings = Settings {
             name: name.to_owned(),
             host: host.to_owned(),
             state_dir: self.state_dir.clone(),
             commit_interval: Duration::from_millis(self.plan.commit_millis),
             commit_bytes: self.plan.commit_bytes,
-            max_batch_bytes: self.plan.max_batch_bytes,
+            max_batch_bytes,
             drain_timeout: Duration::from_secs(30),
             once: false,
         };

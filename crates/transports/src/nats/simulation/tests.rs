@@ -30,16 +30,7 @@ fn every_seed_delivers_every_byte_once_and_in_order() {
     let start = Instant::now();
     for seed in first..first + seeds {
         let plan = Plan::new(seed);
-        let seed_start = Instant::now();
         let outcome = run(&plan, state_dir.path());
-        if std::env::var_os("FSHIPPER_TIMES").is_some() {
-            eprintln!(
-                "seed {seed} {:?} trace {} {:?}",
-                seed_start.elapsed(),
-                outcome.trace.len(),
-                outcome.trace.last()
-            );
-        }
         if !outcome.violations.is_empty() {
             report(&plan, &outcome, state_dir.path());
         }

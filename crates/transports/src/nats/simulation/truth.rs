@@ -132,10 +132,11 @@ impl Truth {
         let mut removed = false;
         for change in changes {
             match change {
-                Change::Stored { sequence, message, before } => {
-                    self.stored(*sequence, message, before.as_ref(), broker);
+                Change::Stored { stream, .. } | Change::Removed { stream, .. } if *stream != self.stream => {}
+                Change::Stored { sequence, message, before, .. } => {
+                    self.stored(*sequence, message, before.as_ref());
                 }
-                Change::Removed { message, why } => {
+                Change::Removed { message, why, .. } => {
                     removed = true;
                     self.removed(message, *why, broker);
                 }
@@ -158,7 +159,7 @@ impl Truth {
         self.described.get(&message.time).cloned().flatten()
     }
 
-    fn stored(&mut self, sequence: u64, message: &Stored, before: Option<&Stored>, _: &Broker) {
+    fn stored(&mut self, sequence: u64, message: &Stored, before: Option<&Stored>) {
         let read = wire::headers_only(&self.subjects, &message.subject, message.headers.as_ref());
         self.described.insert(message.time, read.ok().flatten());
         let Some(described) = self.described(message) else {
@@ -187,7 +188,7 @@ impl Truth {
     /// A stream that was never anything else holds every log contiguous, in order and once. One that went back
     /// gives sequences again, and then an old copy of a publish may find the very sequence that it expects.
     fn not_contiguous(&mut self, origin: &Origin, end: u64, start: u64) {
-        if !self.went_back {
+        if !self.went_back && !(COMMIT_FLOOR && self.deleted) {
             let message = "the stream holds";
             return self
                 .violate(format!("{message} {origin} up to {end}, and took one that starts at {start}"));

@@ -259,7 +259,7 @@ impl World {
         }
         let losses = truth.sinks.values().flat_map(BTreeMap::values).flat_map(|delivered| &delivered.lost);
         let lost = losses.filter(|&&lost| lost).count();
-        *truth.counts.entry("bytes lost by both sides".to_owned()).or_default() += lost as u64;
+        *truth.counts.entry("bytes recorded as lost".to_owned()).or_default() += lost as u64;
         for violation in violations {
             truth.violate(violation);
         }
