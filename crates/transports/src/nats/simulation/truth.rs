@@ -188,7 +188,8 @@ impl Truth {
     /// A stream that was never anything else holds every log contiguous, in order and once. One that went back
     /// gives sequences again, and then an old copy of a publish may find the very sequence that it expects.
     fn not_contiguous(&mut self, origin: &Origin, end: u64, start: u64) {
-        if !self.went_back && !(COMMIT_FLOOR && self.deleted) {
+        let has_reason = self.went_back || COMMIT_FLOOR && self.deleted;
+        if !has_reason {
             let message = "the stream holds";
             return self
                 .violate(format!("{message} {origin} up to {end}, and took one that starts at {start}"));
