@@ -169,6 +169,9 @@ impl Broker {
     /// will be given again.
     pub(super) fn roll_back(&mut self, name: &str, count: usize) {
         let Some(stream) = self.streams.get_mut(name) else { return };
+        if stream.messages.is_empty() {
+            return;
+        }
         for _ in 0..count {
             let Some((_, message)) = stream.messages.pop_last() else { break };
             let gone = Change::Removed { stream: name.to_owned(), message, why: Removal::WentBack };
