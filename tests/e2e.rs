@@ -5,16 +5,27 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "that is how a test fails, and says why")]
 
+mod broker_troubles;
+mod chaos;
 mod command_line;
 mod config_errors;
 mod connections;
 mod core_nats;
 mod crashes;
+mod floor;
 mod jetstream;
 mod keys;
+mod limits;
 mod local;
 mod memory;
+mod names;
+mod outputs;
 mod pipeline_files;
+mod rotation;
 mod standard_streams;
+mod state_directory;
+mod stopping;
 mod subjects;
 mod support;
+mod surroundings;
+mod verify;

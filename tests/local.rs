@@ -73,7 +73,7 @@ fn follows_a_log_through_rotations() {
     local(&scene);
     let mut log = scene.log("app.log", 3);
     let run = scene.run(&["local.toml"]).start();
-    for rotation in 0..5 {
+    for _ in 0..5 {
         log.write_lines(3_000);
         log.rotate_numbered();
         log.write_half_line();

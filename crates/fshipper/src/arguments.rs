@@ -22,6 +22,18 @@ pub(crate) enum Command {
     Run(Run),
     /// Parse, resolve and validate; print what would run; touch nothing
     Check(Check),
+    /// Compare a log with what was shipped of it: identical, or where and how it differs
+    ///
+    /// Lines that were lost, duplicated, reordered or torn are counted, each kind with its first place: the
+    /// line counted from 1, the byte from 0. Gzip files are read too. Files are put in the order of their
+    /// log, whatever order they are named in. A pattern in quotes is resolved here.
+    ///
+    /// Exit codes: 0 identical, 1 different or behind, 2 could not compare.
+    #[command(
+        override_usage = "fshipper verify [OPTIONS] <SOURCE>... --central <FILE>...",
+        after_long_help = VERIFY_EXAMPLES
+    )]
+    Verify(Verify),
     /// List the sources, transports and sinks linked into this binary
     Plugins,
 }
@@ -60,6 +72,46 @@ pub(crate) struct Check {
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The log where it was written: one file, or all rotated files of it
+    #[arg(required = true, value_name = "SOURCE")]
+    pub(crate) source: Vec<PathBuf>,
+    /// What arrived of it: the files that the sink wrote
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub(crate) central: Vec<PathBuf>,
+    /// Exit with 0 also when the end of the source has not arrived yet
+    #[arg(long)]
+    pub(crate) allow_behind: bool,
+    /// Begin with the first line of one side; the other one may begin earlier
+    ///
+    /// `central`: retention deleted the oldest central files. `source`: the oldest source files are gone.
+    #[arg(long, value_enum, value_name = "SIDE")]
+    pub(crate) from: Option<From>,
+    /// Other logs write to the central files too: look for the source's lines among theirs, in order
+    #[arg(long)]
+    pub(crate) shared: bool,
+    /// With --shared: the source's lines may stand there more often, because other logs have equal ones
+    #[arg(long, requires = "shared")]
+    pub(crate) allow_repeated: bool,
+    /// Take files in the order in which they are named
+    #[arg(long)]
+    pub(crate) as_given: bool,
+}
+
+/// A side of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum From {
+    Central,
+    Source,
+}
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  fshipper verify /var/log/app.log* --central /srv/logs/web1/app.log.*
+  fshipper verify --allow-behind --from central '/var/log/app.log*' --central '/srv/logs/web1/app.log.*'
+  fshipper verify --shared /var/log/app.log --central /srv/logs/all.log*";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {

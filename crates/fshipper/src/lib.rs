@@ -24,6 +24,7 @@ mod logging;
 mod plugins;
 mod run;
 mod signals;
+mod verify;
 
 use std::fmt;
 use std::io::Write;
@@ -58,6 +59,7 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run(run) => run::run(&run),
         Command::Check(check) => check::check(&check),
+        Command::Verify(arguments) => verify::verify(&arguments),
         Command::Plugins => plugins::list(),
     }
 }

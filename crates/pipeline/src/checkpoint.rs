@@ -48,8 +48,20 @@ pub struct History {
     /// Where the origin stands.
     pub current: Position,
     /// The epochs before, oldest first, each with its end: a stream that is read again from its first
-    /// message still holds them, and they must not be taken for new ones.
+    /// message still holds them, and they must not be taken for new ones. The present epoch among them is one
+    /// that [goes back](History::reached).
     pub earlier: Vec<(Epoch, u64)>,
+}
+
+impl History {
+    /// Where the origin ended before in its present epoch, if a sender wants it again from further down. A source
+    /// that finds the bytes gone records the loss of all of them up to there: somebody may have some, and no other
+    /// bytes may take their offsets.
+    pub fn reached(&self) -> Option<u64> {
+        let now = &self.current;
+        let reached = self.earlier.iter().find(|(epoch, end)| *epoch == now.epoch && *end > now.offset);
+        reached.map(|(_, end)| *end)
+    }
 }
 
 /// Where an origin stands.
@@ -268,6 +280,20 @@ mod tests {
         let known = at(&[(1, 10), (2, 4)]);
         assert_eq!(known.admit(&batch(1, 6, "abc\n")), Admission::Duplicate);
         assert_eq!(known.admit(&batch(1, 10, "abc\n")), Admission::Stale { current: Epoch(2) });
+    }
+
+    #[test]
+    fn a_history_that_goes_back_says_how_far_it_was() {
+        let current = Position { epoch: Epoch(2), offset: 4, place: Bytes::new() };
+        let history = |earlier| History { current: current.clone(), earlier };
+        assert_eq!(history(vec![(Epoch(1), 9)]).reached(), None);
+        assert_eq!(history(vec![(Epoch(1), 9), (Epoch(2), 7)]).reached(), Some(7));
+        let mut checkpoint = Checkpoint::default();
+        let origin = Origin::new("h", "/l");
+        checkpoint.set_history(&origin, Some(history(vec![(Epoch(2), 7)])));
+        assert_eq!(checkpoint.admit(&batch(2, 4, "abc\n")), Admission::Pass);
+        checkpoint.advance(&Batch::data(origin.clone(), Epoch(2), 4, "abc\n"));
+        assert_eq!(checkpoint.history(&origin).and_then(History::reached), None, "it is there again");
     }
 
     #[test]

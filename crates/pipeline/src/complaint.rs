@@ -31,10 +31,11 @@ impl Complaint {
         self.held_back = 0;
     }
 
-    /// Forgets the message: things work again, and the next trouble is news.
-    pub fn settle(&mut self) {
-        self.last = None;
+    /// Forgets the message: things work again, and the next trouble is news. Whether there was one, so that
+    /// its end can be reported too.
+    pub fn settle(&mut self) -> bool {
         self.held_back = 0;
+        self.last.take().is_some()
     }
 }
 
@@ -48,7 +49,7 @@ mod tests {
         for message in ["full", "full", "full", "gone", "full"] {
             complaint.report(message, |text| logged.push(text.to_owned()));
         }
-        complaint.settle();
+        assert!(complaint.settle() && !complaint.settle());
         complaint.report("full", |text| logged.push(text.to_owned()));
         assert_eq!(logged, ["full", "gone", "full", "full"]);
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::Progress;
+
 /// The `[pipeline]` table with its defaults filled in, and what the command line adds to it.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -41,6 +43,8 @@ pub struct Context {
     /// Changes when the operator asks to reopen output files (SIGHUP). The pump then commits, even when
     /// nothing was written, so a sink need only compare the number at each commit.
     pub hangups: watch::Receiver<u64>,
+    /// What the ends of a hop tell each other: the same handle for both, in all sessions.
+    pub progress: Progress,
 }
 
 /// An error that opening again cannot mend: it ends the pipeline. At start it is an error of

@@ -29,6 +29,7 @@ mod merge;
 mod metrics;
 mod origin;
 mod plugin;
+mod progress;
 mod pump;
 mod runner;
 mod state_dir;
@@ -47,6 +48,7 @@ pub use plugin::{
     Ends, Invalid, Kind, OpenSink, OpenSource, Parts, Plugin, Sink, SinkConfig, Source, SourceConfig,
     Transport, Written,
 };
+pub use progress::{Follower, Gap, News, Progress};
 pub use runner::{Control, RunError, run};
 
 /// What plugins need of other crates, so that a plugin crate names few dependencies of its own.

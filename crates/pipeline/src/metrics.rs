@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::Progress;
+
 /// The counters of one hop since the process started. Reading them costs nothing to the hop.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -16,6 +18,8 @@ pub struct Metrics {
     pub(crate) losses: AtomicU64,
     pub(crate) origins_held: AtomicU64,
     pub(crate) sessions: AtomicU64,
+    /// What the hop's ends tell each other; here because it counts what is under way.
+    pub(crate) progress: Progress,
 }
 
 /// The counters at one moment.
@@ -43,6 +47,9 @@ pub struct Counts {
     pub origins_held: u64,
     /// How often the hop was opened.
     pub sessions: u64,
+    /// Bytes that this hop has committed and that are not durable beyond its transport, as far as that end has
+    /// told; `None` when it tells nothing. See [`Progress::lag`].
+    pub bytes_behind: Option<u64>,
 }
 
 impl Metrics {
@@ -60,6 +67,7 @@ impl Metrics {
             losses: self.losses.load(Relaxed),
             origins_held: self.origins_held.load(Relaxed),
             sessions: self.sessions.load(Relaxed),
+            bytes_behind: self.progress.lag(),
         }
     }
 

@@ -12,15 +12,15 @@
 //!   the channel's other end, stops an idle reader.
 //! - Bytes are counted, not batches: a batch holds its share of the budget until its last clone is gone, in
 //!   the channel, in the writer, and in whatever queue a sink keeps.
-//! - The cursor never passes a batch of an origin that is held.
+//! - The cursor never passes a batch of an origin that is held, or that waits for bytes which are
+//!   [missing](gaps).
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,9 +28,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
 use crate::{
-    Admission, Backoff, Batch, BudgetLease, Checkpoint, Content, History, Origin, Settings, Sink, Source,
-    Written,
+    Admission, Backoff, Batch, BudgetLease, Checkpoint, Content, Cursor, Fatal, History, Origin, Settings,
+    Sink, Source, Written,
 };
+
+mod gaps;
+
+use gaps::{KnownGaps, Waits};
 
 /// What one hop may hold of bytes that are read and not yet written: channel, in flight and waiting.
 pub(crate) const HOP_BUDGET_BYTES: usize = 8 << 20;
@@ -44,6 +48,10 @@ const CHANNEL_BATCHES: usize = 1024;
 /// The pauses before a held origin is tried again.
 const HOLD_FIRST: Duration = Duration::from_secs(1);
 const HOLD_MOST: Duration = Duration::from_secs(60);
+
+/// How long the end of a session waits for what follows its commits to be told: a second or two are enough for
+/// any server that answers at all.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a pump is given besides its source and sink.
 pub(crate) struct Pump<'a> {
@@ -59,9 +67,7 @@ pub(crate) struct Pump<'a> {
 /// What a hop remembers of its earlier sessions.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// The gaps seen: an origin, where it ended, where its next batch began. Seen once more after everything
-    /// was read again from the committed cursor, the bytes between cannot come.
-    gaps: HashMap<Origin, (u64, u64)>,
+    gaps: KnownGaps,
     /// What was held when the last session ended, so that a reason is reported once.
     held: HashMap<Origin, String>,
     hold: Backoff,
@@ -88,7 +94,7 @@ impl Trouble {
 impl Default for Memory {
     fn default() -> Self {
         let hold = Backoff::new(HOLD_FIRST, HOLD_MOST);
-        Self { gaps: HashMap::new(), held: HashMap::new(), hold, trouble: None }
+        Self { gaps: KnownGaps::default(), held: HashMap::new(), hold, trouble: None }
     }
 }
 
@@ -117,6 +123,8 @@ pub(crate) async fn pump(
     let session_stop = pump.stop.child_token();
     let (sender, receiver) = mpsc::channel(CHANNEL_BATCHES);
     let metrics = pump.metrics.clone();
+    metrics.progress.start(&checkpoint);
+    metrics.origins_held.store(0, Relaxed);
     let reader = tokio::spawn(read_all(source, session_stop.clone(), sender, metrics.clone()));
     let reader = AbortOnDropHandle::new(reader);
     Metrics::add(&metrics.sessions, 1);
@@ -130,6 +138,8 @@ pub(crate) async fn pump(
         checkpoint,
         before: HashMap::new(),
         held: HashMap::new(),
+        waits: Waits::new(metrics.progress.asking()),
+        last_read: None,
         retry_at: None,
         uncommitted_bytes: 0,
         dirty: false,
@@ -139,37 +149,48 @@ pub(crate) async fn pump(
         memory: pump.memory,
         can_go_back,
     };
-    let ended = writer.run(receiver, session_stop, pump.hangups).await?;
-    reader.await.context("the reader died")??;
-    Ok(ended)
+    let ended = writer.run(receiver, session_stop, pump.hangups).await;
+    // Whoever asked for it is gone with the sink.
+    metrics.progress.forget_reopening();
+    let (ended, missing) = ended?;
+    // The source stays until what it follows is dealt with.
+    let source = reader.await.context("the reader died")??;
+    metrics.progress.settle(SETTLE_PATIENCE).await;
+    drop(source);
+    match missing {
+        // The input ended by itself, and what is missing can no longer come.
+        Some(missing) if ended == Ended::Finished && !pump.stop.is_cancelled() => Err(Fatal::new(missing)),
+        _ => Ok(ended),
+    }
 }
 
-/// The reader: everything the source gives, into the channel, within the byte budget.
+/// The reader: everything the source gives, into the channel, within the byte budget. A read that is given up
+/// is the last one.
 async fn read_all(
-    source: Box<dyn Source>,
+    mut source: Box<dyn Source>,
     stop: CancellationToken,
     sender: mpsc::Sender<Batch>,
     metrics: Arc<Metrics>,
-) -> Result<()> {
+) -> Result<Box<dyn Source>> {
     let budget = Arc::new(Semaphore::new(HOP_BUDGET_BYTES));
-    let mut batches = pin!(crate::merge::batches(source).take_until(stop.cancelled_owned()));
     loop {
         let next = tokio::select! {
             biased;
-            () = sender.closed() => return Ok(()),
-            next = batches.next() => next,
+            () = sender.closed() => None,
+            () = stop.cancelled() => None,
+            next = source.read() => next?,
         };
-        let Some(mut batch) = next.transpose()? else { return Ok(()) };
+        let Some(mut batch) = next else { return Ok(source) };
         Metrics::add(&metrics.bytes_read, batch.bytes().len() as u64);
         let bytes = (batch.bytes().len() + BATCH_OVERHEAD_BYTES).min(HOP_BUDGET_BYTES);
         let lease = tokio::select! {
             biased;
-            () = sender.closed() => return Ok(()),
+            () = sender.closed() => return Ok(source),
             lease = budget.clone().acquire_many_owned(bytes as u32) => lease.context("the budget is closed")?,
         };
         batch.lease = Some(BudgetLease::new(lease));
         if sender.send(batch).await.is_err() {
-            return Ok(());
+            return Ok(source);
         }
     }
 }
@@ -181,6 +202,9 @@ struct Writer<'a> {
     before: HashMap<Origin, Option<History>>,
     committed_cursors: crate::checkpoint::Cursors,
     held: HashMap<Origin, String>,
+    waits: Waits,
+    /// The cursor of the last batch that was taken, whatever became of it.
+    last_read: Option<Cursor>,
     retry_at: Option<Instant>,
     uncommitted_bytes: u64,
     dirty: bool,
@@ -197,14 +221,25 @@ impl Writer<'_> {
         mut batches: mpsc::Receiver<Batch>,
         session_stop: CancellationToken,
         mut hangups: watch::Receiver<u64>,
-    ) -> Result<Ended> {
-        let mut again_at = None;
+    ) -> Result<(Ended, Option<String>)> {
+        let (mut again_at, metrics) = (None, self.metrics);
         loop {
             let commit_due = async { sleep_until(self.commit_at).await };
             let retry_due = async { sleep_until(self.retry_at).await };
+            let missing = self.waits.due();
             tokio::select! {
                 biased;
                 () = commit_due => self.commit().await?,
+                // Batches may be ready without a pause; what is rare comes first.
+                () = retry_due, if again_at.is_none() => {
+                    again_at = self.retry_at;
+                    session_stop.cancel();
+                }
+                () = missing => self.go_on_waiting(),
+                () = metrics.progress.reopening(), if again_at.is_none() => {
+                    again_at = Some(Instant::now());
+                    session_stop.cancel();
+                }
                 batch = batches.recv() => match batch {
                     Some(batch) => {
                         self.take(batch).await?;
@@ -214,10 +249,6 @@ impl Writer<'_> {
                     }
                     None => break,
                 },
-                () = retry_due, if again_at.is_none() => {
-                    again_at = self.retry_at;
-                    session_stop.cancel();
-                }
                 Ok(()) = hangups.changed() => self.commit().await?,
             }
         }
@@ -229,19 +260,25 @@ impl Writer<'_> {
             self.memory.hold.reset();
         }
         // An input that ends while an origin is held is not finished.
-        Ok(again_at.or(self.retry_at).map_or(Ended::Finished, Ended::Again))
+        Ok((again_at.or(self.retry_at).map_or(Ended::Finished, Ended::Again), self.waits.unanswered()))
     }
 
     /// Admits a batch and writes what is new of it.
     async fn take(&mut self, mut batch: Batch) -> Result<()> {
         let cursor = batch.cursor.take();
+        if cursor.is_some() {
+            self.last_read.clone_from(&cursor);
+        }
+        if self.is_superseded(&batch) {
+            self.read_again(&batch.origin, "its producer began anew and does not send them again");
+        }
         if !self.held.contains_key(&batch.origin) {
             match self.checkpoint.admit(&batch) {
-                Admission::Pass => self.write(batch).await?,
+                Admission::Pass => self.write_answer(batch).await?,
                 Admission::Cut(count) => {
                     Metrics::add(&self.metrics.bytes_duplicate, count);
                     batch.cut_front(count);
-                    self.write(batch).await?;
+                    self.write_answer(batch).await?;
                 }
                 Admission::Duplicate => Metrics::add(&self.metrics.bytes_duplicate, batch.span()),
                 Admission::Gap { expected } => self.meet_gap(batch, expected).await?,
@@ -254,7 +291,7 @@ impl Writer<'_> {
                 }
             }
         }
-        if let Some(cursor) = cursor.filter(|_| self.held.is_empty()) {
+        if let Some(cursor) = cursor.filter(|_| self.held.is_empty() && self.waits.is_empty()) {
             self.checkpoint.set_cursor(&cursor);
             self.note_dirty();
         }
@@ -298,33 +335,11 @@ impl Writer<'_> {
         if self.memory.gaps.is_empty() && self.memory.held.is_empty() {
             return Ok(());
         }
-        self.memory.gaps.remove(&origin);
+        self.note_arrival(&origin);
         if self.memory.held.remove(&origin).is_some() {
             tracing::info!(%origin, "goes on");
         }
         Ok(())
-    }
-
-    /// Bytes are missing before `batch`. The first time, everything is read again from the committed
-    /// cursor; when they are missing still, they cannot come, and their loss is recorded.
-    async fn meet_gap(&mut self, batch: Batch, expected: u64) -> Result<()> {
-        let gap = (expected, batch.start);
-        if self.can_go_back && self.memory.gaps.get(&batch.origin) != Some(&gap) {
-            self.memory.gaps.insert(batch.origin.clone(), gap);
-            let reason = format!("bytes {expected} to {} are missing: reading again", batch.start);
-            self.hold(&batch.origin, reason, false);
-            return Ok(());
-        }
-        let reason =
-            "the bytes before the next message are gone: discarded by the transport's retention, or deleted";
-        let mut loss =
-            Batch::loss(batch.origin.clone(), batch.epoch, expected, batch.start - expected, reason);
-        (loss.time, loss.place) = (batch.time, batch.place.clone());
-        self.write(loss).await?;
-        if self.held.contains_key(&batch.origin) {
-            return Ok(());
-        }
-        self.write(batch).await
     }
 
     fn hold(&mut self, origin: &Origin, reason: String, wait: bool) {
@@ -337,7 +352,11 @@ impl Writer<'_> {
             tracing::warn!(%origin, "{reason}");
         }
         self.held.insert(origin.clone(), reason);
-        self.metrics.origins_held.store(self.held.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        self.count_held();
+    }
+
+    fn count_held(&self) {
+        self.metrics.origins_held.store((self.held.len() + self.waits.len()) as u64, Relaxed);
     }
 
     /// Reports a reason once for as long as it lasts.
@@ -375,8 +394,10 @@ impl Writer<'_> {
         }
         (self.dirty, self.uncommitted_bytes) = (false, 0);
         self.before.clear();
+        self.metrics.progress.commit(&self.checkpoint);
         self.checkpoint.clear_changes();
         self.committed_cursors = self.checkpoint.clone_cursors();
+        self.ask_for_the_unasked();
         Ok(())
     }
 }

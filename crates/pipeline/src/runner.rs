@@ -117,11 +117,13 @@ impl Run {
             nothing_more_comes.cancel();
             nothing_more_comes
         });
+        let (produced, consumed) = (Arc::<Metrics>::default(), Arc::<Metrics>::default());
         let context = Context {
             settings,
             state_dir: state_dir.path().to_owned(),
             once,
             hangups: control.hangups.clone(),
+            progress: produced.progress.clone(),
         };
         Self {
             parts,
@@ -130,8 +132,8 @@ impl Run {
             sent: CancellationToken::new(),
             started: AtomicBool::new(false),
             can_go_back: AtomicBool::new(true),
-            produced: Arc::default(),
-            consumed: Arc::default(),
+            produced,
+            consumed,
             _state_dir: state_dir,
         }
     }
@@ -194,13 +196,13 @@ impl Run {
             }
             (Some((transport, _)), None) => self.producer(transport.as_ref()).await,
             (Some((transport, _)), Some(sink)) => {
-                self.consumer(transport.as_ref(), sink.as_ref(), self.context.clone()).await
+                self.consumer(transport.as_ref(), sink.as_ref(), self.writing_context()).await
             }
             (None, Some(sink)) => {
                 let mut hop = Hop::new(self, "written", &self.consumed);
                 hop.sessions(async |memory: &mut Memory| {
                     let (sink, from) = self.open_sink(sink.as_ref()).await?;
-                    let source = self.open_sources(from.clone()).await?;
+                    let source = self.open_sources(from.clone(), &self.writing_context()).await?;
                     self.pump(source, sink, from, &self.consumed, memory).await
                 })
                 .await
@@ -213,7 +215,7 @@ impl Run {
         let mut hop = Hop::new(self, "sent", &self.produced);
         hop.sessions(async |memory: &mut Memory| {
             let (sender, from) = self.open_sender(transport).await?;
-            let source = self.open_sources(from.clone()).await?;
+            let source = self.open_sources(from.clone(), &self.context).await?;
             self.pump(source, sender, from, &self.produced, memory).await
         })
         .await
@@ -238,7 +240,7 @@ impl Run {
             let (sink, from) = self.open_sink(sink).await?;
             let receiver = transport.open_receiver(from.clone(), context.clone()).await?;
             let (sender, sent) = self.open_sender(transport).await?;
-            let source = self.open_sources(sent.clone()).await?;
+            let source = self.open_sources(sent.clone(), &self.context).await?;
             let mut producer_memory = Memory::default();
             let produce = self.pump(source, sender, sent, &self.produced, &mut producer_memory);
             let consume =
@@ -259,13 +261,19 @@ impl Run {
         .await
     }
 
+    /// For the hop that ends in the sink; the context itself is that of the hop that ends in the transport.
+    fn writing_context(&self) -> Context {
+        Context { progress: self.consumed.progress.clone(), ..self.context.clone() }
+    }
+
+    /// The same where the other hop is in this process too.
     fn receiving_context(&self) -> Context {
         let once = self.context.settings.once.then(|| self.sent.clone());
-        Context { once, ..self.context.clone() }
+        Context { once, ..self.writing_context() }
     }
 
     async fn open_sink(&self, sink: &dyn OpenSink) -> Result<(Box<dyn Sink>, Checkpoint)> {
-        let sink = sink.open(self.context.clone()).await.context("cannot open the sink")?;
+        let sink = sink.open(self.writing_context()).await.context("cannot open the sink")?;
         self.restore(sink, "sink").await
     }
 
@@ -285,13 +293,11 @@ impl Run {
         }
     }
 
-    async fn open_sources(&self, from: Checkpoint) -> Result<Box<dyn Source>> {
+    async fn open_sources(&self, from: Checkpoint, context: &Context) -> Result<Box<dyn Source>> {
         let mut sources = Vec::with_capacity(self.parts.sources.len());
         for source in &self.parts.sources {
             let source: &dyn OpenSource = source.as_ref();
-            sources.push(
-                source.open(from.clone(), self.context.clone()).await.context("cannot open the source")?,
-            );
+            sources.push(source.open(from.clone(), context.clone()).await.context("cannot open the source")?);
         }
         Ok(crate::merge::merge(sources))
     }
@@ -410,6 +416,7 @@ fn report(settings: &Settings, hop: &str, counts: &Counts) {
         duplicate_bytes = counts.bytes_duplicate,
         lost_bytes = counts.bytes_lost,
         sessions = counts.sessions,
+        behind_bytes = counts.bytes_behind,
         "{hop}"
     );
 }

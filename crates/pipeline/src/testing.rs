@@ -46,7 +46,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Admission, Batch, Checkpoint, Context, Cursor, Epoch, Origin, Position, Settings, Sink, Source, Written,
+    Admission, Batch, Checkpoint, Context, Cursor, Epoch, Gap, Origin, Position, Progress, Settings, Sink,
+    Source, Written,
 };
 
 /// A source that gives nothing for this long, though it has something, hangs.
@@ -71,7 +72,31 @@ pub fn context(state_dir: &Path) -> Context {
         state_dir: state_dir.to_owned(),
         once: Some(nothing_more_comes),
         hangups: watch::channel(0).1,
+        progress: Progress::default(),
     }
+}
+
+/// Tells the receiver of `context` that `origin` is durable up to `position`, as the pump does after a commit.
+pub fn commit(context: &Context, origin: &Origin, position: Position) {
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.set_position(origin, position);
+    context.progress.commit(&checkpoint);
+}
+
+/// Tells the receiver of `context` that everything in `checkpoint` that changed is durable.
+pub fn commit_all(context: &Context, checkpoint: &mut Checkpoint) {
+    context.progress.commit(checkpoint);
+    checkpoint.clear_changes();
+}
+
+/// Tells the receiver of `context` that `origin` waits for bytes, as the pump does when it finds a gap.
+pub fn miss(context: &Context, origin: &Origin, gap: Gap) {
+    context.progress.miss(origin, gap);
+}
+
+/// Whether anybody wants another session of the hop of `context`; asking forgets it.
+pub async fn reopening(context: &Context) {
+    context.progress.reopening().await;
 }
 
 /// Puts a source through its contract: it must give exactly `expected` (origin → all its bytes) and end, and

@@ -13,6 +13,7 @@
 //!   a log is read from, and what comes next; `losses`: what can never be read;
 //! - `candidates`: which file on disk is which part of a log; `log`: how far one was read;
 //! - `discovery`: which files there are; `patterns`, `siblings`: what their names mean;
+//! - `lines`: where a batch may be cut; `gunzip`, `contents`, `unpacking`: what compressed files hold;
 //! - `identity`: how a file is known again; `state`, `place`: what is remembered of it, here and there.
 //!
 //! What it does where users often ask:
@@ -34,15 +35,27 @@
 //! - Bytes appended to a rotated file after the next one began come too late: they are recorded as a loss.
 //!   `rotate_wait` must cover its writer.
 //!
-//! Left out on purpose: the content of compressed siblings (`app.log.2.gz`; one that may hold something unread
-//! is reported, and what was certainly not read before it was compressed is a loss), encodings and multi-line
-//! events.
-//! A compressed file whose name is no sibling's is shipped as it is.
+//! - A file compressed with gzip is what it was compressed from: `app.log.2.gz`, selected by a pattern, is an
+//!   earlier file of `app.log`, and what was read before it was compressed is not read again. One that there is
+//!   only compressed is the log that its name without `.gz` says; `exclude = ["*.gz"]` leaves them alone. One
+//!   that is damaged gives what can be decoded, and the rest is a loss; one that still grows is waited for.
+//! - With `multiline` the lines of an event travel in one batch: the last event is held back until the next one
+//!   begins, it has not grown for `timeout`, or its file is finished. Sinks that divide their output by time
+//!   divide it between batches; a transport with `framing = "line"` still sends each line alone, and
+//!   `rotate.max_bytes` still counts lines.
+//! - An `encoding` of two-byte characters says where lines end; the bytes arrive as they are.
+//!
+//! Left out on purpose: the content of files that anything but gzip compressed (one that may hold something
+//! unread is reported, and what was certainly not read before it was compressed is a loss), and re-encoding.
+//! Such a file whose name is no sibling's is shipped as it is.
 
 mod candidates;
 mod config;
+mod contents;
 mod discovery;
+mod gunzip;
 mod identity;
+mod lines;
 mod log;
 mod losses;
 mod patterns;
@@ -57,7 +70,10 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod unpacking;
 mod waiting;
 mod watch;
 
-pub use config::{FileTail, StartAt};
+pub use config::{FileTail, Multiline, StartAt};
+pub use lines::Encoding;
+pub use siblings::in_order_of_rotation;

@@ -57,10 +57,14 @@ pub struct LogWriter {
     random: Rng,
     text: Vec<u8>,
     next_number: u64,
+    bytes: u64,
     unfinished: Vec<u8>,
 }
 
 impl LogWriter {
+    /// No line can be shorter, its end included: what tells lines apart needs room.
+    pub const SHORTEST_LINE_BYTES: usize = PREFIX_BYTES + 1;
+
     /// No line is longer, its end included.
     pub const MAX_LINE_BYTES: u64 = *LINE_LENGTHS.end() as u64;
 
@@ -75,7 +79,17 @@ impl LogWriter {
             text.push(b' ');
         }
         let (log, expected) = (create_new(&path), create_new(&expected_path));
-        Self { path, log, expected_path, expected, random, text, next_number: 0, unfinished: Vec::new() }
+        Self {
+            path,
+            log,
+            expected_path,
+            expected,
+            random,
+            text,
+            next_number: 0,
+            bytes: 0,
+            unfinished: Vec::new(),
+        }
     }
 
     /// Where the log is written now.
@@ -93,6 +107,11 @@ impl LogWriter {
         self.next_number
     }
 
+    /// How many bytes have been written.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Appends `count` whole lines, after the end of an unfinished one.
     #[track_caller]
     pub fn write_lines(&mut self, count: u64) {
@@ -104,6 +123,36 @@ impl LogWriter {
                 block.clear();
             }
         }
+        self.write_bytes(&block);
+    }
+
+    /// Appends one line of exactly `bytes` bytes, its end included, after the end of an unfinished one.
+    ///
+    /// # Panics
+    ///
+    /// When that is less than [`LogWriter::SHORTEST_LINE_BYTES`].
+    #[track_caller]
+    pub fn write_line_of(&mut self, bytes: usize) {
+        let mut block = std::mem::take(&mut self.unfinished);
+        let start = self.random.usize(..TEXT_BYTES);
+        let text = self.text.iter().cycle().skip(start).take(bytes - Self::SHORTEST_LINE_BYTES).copied();
+        let text = text.collect::<Vec<_>>();
+        self.push_text(&mut block, &text);
+        self.write_bytes(&block);
+    }
+
+    /// Appends one line of exactly `bytes` bytes in which every byte may stand except a line feed, after the
+    /// end of an unfinished one.
+    ///
+    /// # Panics
+    ///
+    /// When that is less than [`LogWriter::SHORTEST_LINE_BYTES`].
+    #[track_caller]
+    pub fn write_binary_line(&mut self, bytes: usize) {
+        let mut block = std::mem::take(&mut self.unfinished);
+        let text = std::iter::repeat_with(|| self.random.u8(..)).filter(|&byte| byte != b'\n');
+        let text = text.take(bytes - Self::SHORTEST_LINE_BYTES).collect::<Vec<_>>();
+        self.push_text(&mut block, &text);
         self.write_bytes(&block);
     }
 
@@ -121,6 +170,7 @@ impl LogWriter {
     pub fn write_bytes(&mut self, bytes: &[u8]) {
         self.log.write_all(bytes).unwrap_or_else(|error| panic!("cannot write {:?}: {error}", self.path));
         self.expected.write_all(bytes).expect("the expected bytes can be written");
+        self.bytes += bytes.len() as u64;
     }
 
     /// Rotates as `logrotate` does by default: renames the log and goes on in a new file of its name.
@@ -176,7 +226,11 @@ impl LogWriter {
     fn push_line(&mut self, block: &mut Vec<u8>) {
         let text_bytes = self.random.usize(LINE_LENGTHS) - PREFIX_BYTES - 1;
         let start = self.random.usize(..TEXT_BYTES - text_bytes);
-        let text = &self.text[start..start + text_bytes];
+        let text = self.text[start..start + text_bytes].to_vec();
+        self.push_text(block, &text);
+    }
+
+    fn push_text(&mut self, block: &mut Vec<u8>, text: &[u8]) {
         let crc = checksum(self.next_number, text);
         write!(block, "{:010} {crc:08x} ", self.next_number).expect("memory takes every write");
         block.extend_from_slice(text);
@@ -243,5 +297,27 @@ mod tests {
         assert_eq!(LogWriter::line_number(&second[..second.len() - 2]), None);
         assert_eq!(LogWriter::line_number(&second[1..]), None);
         assert_eq!(LogWriter::line_number(b""), None);
+    }
+
+    #[test]
+    fn lines_of_any_length_and_of_any_bytes_can_be_told_apart_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let mut writer = LogWriter::create(path("log"), path("expected"), 3);
+        let lengths = [LogWriter::SHORTEST_LINE_BYTES, 100, 200_000];
+        for bytes in lengths {
+            writer.write_line_of(bytes);
+            writer.write_half_line();
+            writer.write_binary_line(bytes);
+        }
+        let bytes = fs::read(writer.path()).unwrap();
+        assert_eq!(writer.bytes(), bytes.len() as u64);
+        let lines = bytes.split_inclusive(|&byte| byte == b'\n').collect::<Vec<_>>();
+        let numbers = lines.iter().map(|line| LogWriter::line_number(line)).collect::<Vec<_>>();
+        assert_eq!(numbers, (0..9).map(Some).collect::<Vec<_>>());
+        for (triple, bytes) in lines.chunks(3).zip(lengths) {
+            assert_eq!((triple[0].len(), triple[2].len()), (bytes, bytes));
+        }
+        assert!(fs::read(writer.expected()).unwrap() == bytes);
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,8 +37,18 @@ struct State {
     to_server_stalled: bool,
     to_client_stalled: bool,
     refusing: bool,
+    slow: Option<Slow>,
     /// A connection lives as long as this number stays what it was when it was accepted.
     cuts: u64,
+    /// A connection reaches the server as long as this number stays what it was when it was accepted.
+    abandoned: u64,
+}
+
+/// How long a block of at most [`CHUNK_BYTES`] is under way.
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    bytes_per_second: u32,
+    delay: Duration,
 }
 
 impl Proxy {
@@ -86,9 +97,25 @@ impl Proxy {
         });
     }
 
-    /// Ends every failure.
+    /// Passes on at most so many bytes a second in each direction of each connection, every block of them
+    /// after `delay`, until [`Proxy::resume`].
+    pub fn slow(&self, bytes_per_second: u32, delay: Duration) {
+        let bytes_per_second = bytes_per_second.max(1);
+        self.state.send_modify(|state| state.slow = Some(Slow { bytes_per_second, delay }));
+    }
+
+    /// Leaves every connection half open, for ever: the server sees its end, the client sees nothing, and
+    /// what it sends is taken and thrown away. New connections are welcome.
+    pub fn abandon(&self) {
+        self.state.send_modify(|state| state.abandoned += 1);
+    }
+
+    /// Ends every failure, except that what was abandoned stays so.
     pub fn resume(&self) {
-        self.state.send_modify(|state| *state = State { cuts: state.cuts, ..State::default() });
+        self.state.send_modify(|state| {
+            let State { cuts, abandoned, .. } = *state;
+            *state = State { cuts, abandoned, ..State::default() };
+        });
     }
 }
 
@@ -109,19 +136,29 @@ impl State {
 }
 
 async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<watch::Sender<State>>) {
-    while let Ok((client, _)) = listener.accept().await {
+    while let Ok((mut client, _)) = listener.accept().await {
         let mut changes = state.subscribe();
-        let State { refusing, cuts, .. } = *changes.borrow_and_update();
+        let State { refusing, cuts, abandoned, .. } = *changes.borrow_and_update();
         if refusing {
             continue;
         }
         tokio::spawn(async move {
             let mut cut = changes.clone();
+            let mut abandon = changes.clone();
             let was_cut = cut.wait_for(|state| state.cuts != cuts);
+            let life = async {
+                tokio::select! {
+                    // An error means that one end closed the connection, or the server is down: the client
+                    // sees its own connection close either way.
+                    _ = pass_both_ways(&mut client, server, changes) => return,
+                    _ = abandon.wait_for(|state| state.abandoned != abandoned) => {}
+                }
+                // The connection to the server is closed here; this one stays until the client gives up.
+                let mut chunk = vec![0; CHUNK_BYTES];
+                while client.read(&mut chunk).await.is_ok_and(|count| count > 0) {}
+            };
             tokio::select! {
-                // An error means that one end closed the connection, or the server is down: the client sees
-                // its own connection close either way.
-                _ = pass_both_ways(client, server, changes) => {}
+                () = life => {}
                 _ = was_cut => {}
             }
         });
@@ -129,15 +166,15 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: Arc<watch::Sen
 }
 
 async fn pass_both_ways(
-    client: TcpStream,
+    client: &mut TcpStream,
     server: SocketAddr,
     changes: watch::Receiver<State>,
 ) -> io::Result<()> {
-    let server = TcpStream::connect(server).await?;
+    let mut server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
     tokio::select! {
         ended = pass(&mut from_client, &mut to_server, Direction::ToServer, changes.clone()) => ended,
         ended = pass(&mut from_server, &mut to_client, Direction::ToClient, changes) => ended,
@@ -156,8 +193,15 @@ async fn pass(
         if count == 0 {
             return Ok(());
         }
-        if changes.wait_for(|state| !state.stalled(direction)).await.is_err() {
-            return Ok(());
+        let slow = match changes.wait_for(|state| !state.stalled(direction)).await {
+            Ok(state) => state.slow,
+            Err(_) => return Ok(()),
+        };
+        if let Some(Slow { bytes_per_second, delay }) = slow {
+            let transfer = Duration::from_secs(count as u64) / bytes_per_second;
+            // A link that is mended is fast at once; the block goes on either way.
+            let mended = changes.wait_for(|state| state.slow.is_none());
+            let _ = tokio::time::timeout(delay + transfer, mended).await;
         }
         to.write_all(&chunk[..count]).await?;
     }
@@ -230,5 +274,33 @@ mod tests {
         proxy.resume();
         connection.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"late");
+    }
+
+    #[tokio::test]
+    async fn a_slow_link_takes_its_time_until_it_resumes() {
+        let proxy = Proxy::start(echo().await).await;
+        let mut connection = TcpStream::connect(proxy.address()).await.unwrap();
+        says_back(&mut connection, b"before").await.unwrap();
+        proxy.slow(1, Duration::from_secs(3600));
+        connection.write_all(b"late").await.unwrap();
+        let mut answer = [0; 4];
+        let early = timeout(Duration::from_millis(50), connection.read_exact(&mut answer)).await;
+        assert!(early.is_err(), "a slow link was fast");
+        proxy.resume();
+        connection.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"late");
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_connection_stays_silent_and_new_ones_work() {
+        let proxy = Proxy::start(echo().await).await;
+        let mut connection = TcpStream::connect(proxy.address()).await.unwrap();
+        says_back(&mut connection, b"before").await.unwrap();
+        proxy.abandon();
+        connection.write_all(b"lost").await.unwrap();
+        let silence = timeout(Duration::from_millis(50), connection.read(&mut [0; 1])).await;
+        assert!(silence.is_err(), "the client was told: {silence:?}");
+        let mut connection = TcpStream::connect(proxy.address()).await.unwrap();
+        says_back(&mut connection, b"after").await.unwrap();
     }
 }

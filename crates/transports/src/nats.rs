@@ -3,7 +3,7 @@
 //! | over | sender | receiver | promise |
 //! | --- | --- | --- | --- |
 //! | core NATS | [`core_sender`] | [`core_receiver`], [`intake`] | at most once; every missing byte is counted |
-//! | a JetStream stream | [`jetstream`], [`sender`] | [`receiver`] | exactly once |
+//! | a JetStream stream | [`jetstream`], [`sender`], [`floor`] | [`receiver`], [`floor`] | exactly once |
 //!
 //! Shared by both: the table ([`config`]) and what it means once the environment and local files are in
 //! ([`endpoint`], [`login`], [`cli_context`]); the connection ([`connect`]) and what it reports on the side
@@ -28,6 +28,7 @@ mod core_sender;
 mod endpoint;
 mod escape;
 mod events;
+mod floor;
 mod foreign;
 mod intake;
 mod jetstream;

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use super::*;
 use crate::{Cursor, Epoch, testing};
 
+mod gaps;
+
 /// What a scripted source does next.
 enum Step {
     Give(Batch),

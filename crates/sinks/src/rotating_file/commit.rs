@@ -63,6 +63,7 @@ impl Writer {
         self.collect_files(&lost, &mut entries)?;
         self.patiently(|writer| writer.ledger.append(&mut entries))?;
         self.moved.clear();
+        self.noted.clear();
         let (active, rotated) = self.files.settle(&lost);
         self.to_compress.extend(rotated);
         active.into_iter().try_for_each(|file| self.check_is_in_place(file))

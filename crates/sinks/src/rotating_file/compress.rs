@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::config::Compress;
-use super::disk::{Cure, Disk, inode_and_length};
+use super::disk::{Cure, Disk};
 use super::ledger::{Entry, FileId, FileRecord, Intent, Stage, own};
 use super::names::FilePath;
 use super::stop::Stop;
@@ -183,15 +183,15 @@ fn remove(disk: &Disk, path: &FilePath) -> Result<()> {
 
 fn copy(disk: &Disk, stop: &Stop, from: &FileRecord, to: &FilePath) -> Result<Copied> {
     let source = disk.open(&from.path)?.context("it has gone")?;
-    if inode_and_length(&source)? != (from.inode, from.length) {
+    if disk.inode_and_length(&source)? != (from.inode, from.length) {
         bail!("it was changed by somebody else");
     }
-    let file = disk.create(to)?;
+    let file = disk.stream(disk.create(to)?);
     let mut encoder = GzEncoder::new(io::BufWriter::with_capacity(CHUNK_BYTES, file), Compression::default());
     compress(&source, &mut encoder, stop)?;
-    let file = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let file = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.into_file();
     disk.sync(&file)?;
-    let (inode, length) = inode_and_length(&file)?;
+    let (inode, length) = disk.inode_and_length(&file)?;
     Ok(Copied { inode, length })
 }
 

@@ -10,8 +10,11 @@ use jiff::tz::TimeZone;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
+use super::files::{MAX_SINGLE_SYNCS, max_open_files};
+use super::ledger::LedgerSize;
 use super::path::Template;
 use super::period::{Calendar, Every};
+use super::writer::FULL_FIRST;
 
 /// Files that rotate by time and size, each byte in them once.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -103,6 +106,19 @@ pub(super) struct Plan {
     pub(super) keep: Keep,
     pub(super) compress: Compress,
     pub(super) mode: u32,
+    pub(super) limits: Limits,
+}
+
+/// What no key sets, and what tests make small, so that a few lines get to the other side of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) ledger: LedgerSize,
+    /// At most so many files are open.
+    pub(super) open_files: usize,
+    /// Above this many dirty files the whole file system is synced.
+    pub(super) single_syncs: usize,
+    /// The first pause while the disk is full.
+    pub(super) full_pause: Duration,
 }
 
 impl RotatingFile {
@@ -131,6 +147,7 @@ impl RotatingFile {
             keep: self.keep.clone(),
             compress: self.compress,
             mode: self.mode.0,
+            limits: Limits::default(),
         })
     }
 
@@ -156,6 +173,17 @@ impl RotatingFile {
             );
         }
         Ok(Some(every))
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ledger: LedgerSize::default(),
+            open_files: max_open_files(),
+            single_syncs: MAX_SINGLE_SYNCS,
+            full_pause: FULL_FIRST,
+        }
     }
 }
 

@@ -146,11 +146,16 @@ impl Root {
         Ok(())
     }
 
-    /// Makes durable which names the folder that `path` stands in holds, after a rename or a removal.
+    /// Makes durable which names the folder that `path` stands in holds, after a rename or a removal. When that
+    /// folder has gone too, the one it stood in knows that.
     pub(super) fn sync_folder_of(&self, path: &FilePath) -> Result<(), Failure> {
-        let (parent, _) = split(path.as_bytes());
-        let synced = self.open_folder(parent, READABLE_FOLDER).and_then(|folder| fs::fsync(&folder));
-        synced.map_err(|error| self.failure("sync the folder of", path, error))
+        let (mut parent, _) = split(path.as_bytes());
+        loop {
+            match self.open_folder(parent, READABLE_FOLDER).and_then(|folder| fs::fsync(&folder)) {
+                Err(Errno::NOENT) if !parent.is_empty() => parent = split(parent).0,
+                synced => return synced.map_err(|error| self.failure("sync the folder of", path, error)),
+            }
+        }
     }
 
     /// Opens a regular file to read it and to append to it; `None` when there is nothing at `path`.

@@ -1,12 +1,15 @@
 //! Everything this sink does to a disk: [`Disk`].
 //!
-//! A thin layer over [`Root`], so that each change has one place, and a test can stop the sink before any of
-//! them, as a kill would.
+//! A thin layer over [`Root`], so that each change has one place: [`Disk::change`] comes around every one of
+//! them. A test can stop the sink there as a kill would, let it fail, and keep a record of it from which it
+//! knows every state that a power cut may leave.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
+#[cfg(test)]
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -23,6 +26,47 @@ pub(super) struct Disk {
     mode: u32,
     #[cfg(test)]
     pub(super) fuse: fuse::Fuse,
+    #[cfg(test)]
+    pub(super) recorder: Option<Arc<simulated::Recorder>>,
+}
+
+/// One change of the disk.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests look at what changes"))]
+pub(super) enum Change<'a> {
+    /// The folders that this path stands in come to be, as far as they are missing.
+    CreateFolders(&'a FilePath),
+    Create(&'a FilePath),
+    Write {
+        file: &'a File,
+        bytes: &'a [u8],
+        offset: u64,
+    },
+    Truncate {
+        file: &'a File,
+        length: u64,
+    },
+    Sync(&'a File),
+    SyncEverything,
+    /// All folders that these paths stand in become durable.
+    SyncFolders(&'a [&'a FilePath]),
+    /// The folder that this path stands in becomes durable.
+    SyncFolderOf(&'a FilePath),
+    Rename {
+        from: &'a FilePath,
+        to: &'a FilePath,
+    },
+    Remove(&'a FilePath),
+    /// The folders that this path stands in go, as long as they are empty.
+    RemoveFolders(&'a FilePath),
+}
+
+/// Writes a file from its beginning on.
+#[derive(Debug)]
+pub(super) struct Stream<'a> {
+    disk: &'a Disk,
+    file: File,
+    offset: u64,
 }
 
 /// What to do about an error.
@@ -71,6 +115,8 @@ impl Disk {
             mode,
             #[cfg(test)]
             fuse: fuse::Fuse::default(),
+            #[cfg(test)]
+            recorder: None,
         }
     }
 
@@ -80,7 +126,14 @@ impl Disk {
     }
 
     pub(super) fn stat(&self, path: &FilePath) -> Result<Option<Entry>> {
-        Ok(self.root.stat(path)?)
+        let entry = self.root.stat(path)?;
+        Ok(entry.map(|entry| Entry { inode: self.seen(entry.inode), ..entry }))
+    }
+
+    /// The inode and the length of an open file.
+    pub(super) fn inode_and_length(&self, file: &File) -> Result<(u64, u64)> {
+        let metadata = file.metadata()?;
+        Ok((self.seen(metadata.ino()), metadata.len()))
     }
 
     pub(super) fn list(&self, folder: &FilePath) -> Result<Vec<FilePath>> {
@@ -93,26 +146,21 @@ impl Disk {
         Ok(self.root.list(folder.as_ref())?)
     }
 
-    pub(super) fn handle(&self, path: &FilePath) -> Result<Handle> {
-        Ok(self.root.handle(path)?)
-    }
-
     /// Creates the folders that `path` stands in, as far as they are missing.
     pub(super) fn create_folders(&self, path: &FilePath) -> Result<()> {
-        self.step()?;
-        Ok(self.root.create_folders(path, folder_mode(self.mode))?)
+        self.change(Change::CreateFolders(path), || {
+            Ok(self.root.create_folders(path, folder_mode(self.mode))?)
+        })
     }
 
     /// Creates a file, to read it and to write to it anywhere.
     pub(super) fn create(&self, path: &FilePath) -> Result<File> {
-        self.step()?;
-        Ok(self.root.create_new(path, self.mode)?)
+        self.change(Change::Create(path), || Ok(self.root.create_new(path, self.mode)?))
     }
 
     /// Creates a file that is written to at its end only.
     pub(super) fn create_to_append(&self, path: &FilePath) -> Result<File> {
-        self.step()?;
-        Ok(self.root.create_append(path, self.mode)?)
+        self.change(Change::Create(path), || Ok(self.root.create_append(path, self.mode)?))
     }
 
     /// Opens a regular file, to read it and to write to it anywhere; `None` when there is nothing.
@@ -127,18 +175,11 @@ impl Disk {
 
     /// Appends everything; says in `written` how much of it the kernel has taken, also when it fails.
     pub(super) fn append(&self, file: &File, bytes: &[Bytes], written: &mut u64) -> Result<()> {
-        #[cfg(test)]
-        if let Err(killed) = self.step() {
-            // A kill in the middle of a write leaves a part of it.
-            let half = bytes.first().map_or(&[][..], |first| &first[..first.len().div_ceil(2)]);
-            (&*file).write_all(half)?;
-            return Err(killed);
-        }
         for group in bytes.chunks(MAX_SLICES) {
             let mut slices: Vec<IoSlice<'_>> = group.iter().map(|bytes| IoSlice::new(bytes)).collect();
             let mut slices = &mut slices[..];
             while !slices.is_empty() {
-                match (&*file).write_vectored(slices) {
+                match self.write_some(file, slices) {
                     Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                     Ok(count) => {
                         *written += count as u64;
@@ -161,48 +202,56 @@ impl Disk {
 
     /// Writes all of `bytes` at `offset`.
     pub(super) fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> Result<()> {
-        #[cfg(test)]
-        if let Err(killed) = self.step() {
-            file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
-            return Err(killed);
-        }
-        Ok(file.write_all_at(bytes, offset)?)
+        self.change(Change::Write { file, bytes, offset }, || Ok(file.write_all_at(bytes, offset)?))
+    }
+
+    /// Writes `file`, which is empty, from its beginning on.
+    pub(super) fn stream(&self, file: File) -> Stream<'_> {
+        Stream { disk: self, file, offset: 0 }
     }
 
     /// Cuts a file to `length`.
     pub(super) fn truncate(&self, file: &File, length: u64) -> Result<()> {
-        self.step()?;
-        Ok(file.set_len(length)?)
+        self.change(Change::Truncate { file, length }, || Ok(file.set_len(length)?))
     }
 
     /// Makes a file's bytes durable.
     pub(super) fn sync(&self, file: &File) -> Result<()> {
-        self.step()?;
-        Ok(file.sync_data()?)
+        self.change(Change::Sync(file), || Ok(file.sync_data()?))
     }
 
     /// Makes everything on this file system durable.
     pub(super) fn sync_everything(&self) -> Result<()> {
-        self.step()?;
-        rustix::fs::syncfs(self.root.as_fd()).context("cannot sync the file system")
+        self.change(Change::SyncEverything, || {
+            rustix::fs::syncfs(self.root.as_fd()).context("cannot sync the file system")
+        })
     }
 
     /// Makes durable that new files are there, with all the folders they stand in.
     pub(super) fn sync_folders<'a>(&self, paths: impl IntoIterator<Item = &'a FilePath>) -> Result<()> {
-        self.step()?;
-        Ok(self.root.sync_folders(paths)?)
+        let paths: Vec<&FilePath> = paths.into_iter().collect();
+        self.change(Change::SyncFolders(&paths), || Ok(self.root.sync_folders(paths.iter().copied())?))
     }
 
     /// Makes durable which names the folder of `path` holds.
     pub(super) fn sync_folder_of(&self, path: &FilePath) -> Result<()> {
-        self.step()?;
-        Ok(self.root.sync_folder_of(path)?)
+        self.change(Change::SyncFolderOf(path), || Ok(self.root.sync_folder_of(path)?))
     }
 
     /// Renames a file, and never replaces one.
     pub(super) fn rename(&self, from: &FilePath, to: &FilePath) -> Result<()> {
-        self.step()?;
-        Ok(self.root.rename_noreplace(from, to)?)
+        self.change(Change::Rename { from, to }, || Ok(self.root.rename_noreplace(from, to)?))
+    }
+
+    /// Renames a file by code that knows only paths: the handle is that of `from`.
+    pub(super) fn rename_by(
+        &self,
+        from: &FilePath,
+        to: &FilePath,
+        rename: impl FnOnce(&Handle) -> Result<()>,
+    ) -> Result<()> {
+        let handle = self.root.handle(from)?;
+        self.change(Change::Rename { from, to }, || rename(&handle))
     }
 
     /// Removes the file at `path` if it has this inode: who stands there otherwise is not ours. Says
@@ -211,20 +260,18 @@ impl Disk {
         if self.stat(path)?.is_none_or(|entry| entry.inode != inode || !entry.is_file) {
             return Ok(false);
         }
-        self.step()?;
-        Ok(self.root.remove_file(path)?)
+        self.change(Change::Remove(path), || Ok(self.root.remove_file(path)?))
     }
 
     /// Removes the folders that `path` stands in as long as they are empty.
     pub(super) fn remove_empty_folders(&self, path: &FilePath) -> Result<()> {
-        self.step()?;
-        Ok(self.root.remove_empty_folders(path)?)
+        self.change(Change::RemoveFolders(path), || Ok(self.root.remove_empty_folders(path)?))
     }
 
     /// Whether files can be created beside `path`, as far as permissions tell.
     pub(super) fn check_folder_is_writable(&self, path: &FilePath) -> Result<()> {
         use rustix::fs::{Access, AtFlags, CWD, accessat};
-        let handle = self.handle(path)?;
+        let handle = self.root.handle(path)?;
         let path_of_handle = handle.path();
         let folder = path_of_handle.parent().context("a file stands in a folder")?;
         match accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
@@ -237,63 +284,87 @@ impl Disk {
         }
     }
 
-    /// Comes before every change: tests stop here.
     #[cfg(not(test))]
-    pub(super) fn step(&self) -> Result<()> {
-        Ok(())
+    fn write_some(&self, mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        file.write_vectored(slices)
     }
 
-    #[cfg(test)]
-    pub(super) fn step(&self) -> Result<()> {
-        self.fuse.step()
+    #[cfg(not(test))]
+    fn change<T>(&self, _: Change<'_>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        act()
     }
-}
 
-/// The inode and the length of an open file.
-pub(super) fn inode_and_length(file: &File) -> Result<(u64, u64)> {
-    let metadata = file.metadata()?;
-    Ok((metadata.ino(), metadata.len()))
+    #[cfg(not(test))]
+    fn seen(&self, inode: u64) -> u64 {
+        inode
+    }
 }
 
 #[cfg(test)]
-pub(super) mod fuse {
-    //! Stops the sink before its n-th change of the disk, and every later one, as a kill would.
-
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-    use anyhow::{Result, bail};
-
-    #[derive(Debug)]
-    pub(in crate::rotating_file) struct Fuse {
-        left: AtomicU64,
-        blown: AtomicBool,
+impl Disk {
+    /// A disk whose changes are recorded, and fail where the recorder says.
+    pub(super) fn recorded(root: Root, mode: u32, recorder: Arc<simulated::Recorder>) -> Self {
+        Self { recorder: Some(recorder), ..Self::new(root, mode) }
     }
 
-    impl Default for Fuse {
-        fn default() -> Self {
-            Self { left: AtomicU64::new(u64::MAX), blown: AtomicBool::new(false) }
+    fn write_some(&self, mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if let Err(killed) = self.fuse.step() {
+            // A kill in the middle of a write leaves a part of it.
+            file.write_all(half(slices.first().map_or(&[], |first| first)))?;
+            return Err(io::Error::other(killed));
+        }
+        match &self.recorder {
+            None => file.write_vectored(slices),
+            Some(recorder) => recorder.write_some(file, slices),
         }
     }
 
-    impl Fuse {
-        /// Lets so many more changes happen.
-        pub(in crate::rotating_file) fn set(&self, changes: u64) {
-            self.left.store(changes, Ordering::SeqCst);
-        }
-
-        /// Whether it stopped anything.
-        pub(in crate::rotating_file) fn is_blown(&self) -> bool {
-            self.blown.load(Ordering::SeqCst)
-        }
-
-        pub(super) fn step(&self) -> Result<()> {
-            let left = self.left.load(Ordering::SeqCst);
-            if left == 0 {
-                self.blown.store(true, Ordering::SeqCst);
-                bail!("killed by the test");
+    /// Comes around every change but appending.
+    fn change<T>(&self, change: Change<'_>, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Err(killed) = self.fuse.step() {
+            if let Change::Write { file, bytes, offset } = change {
+                file.write_all_at(half(bytes), offset)?;
             }
-            self.left.store(left - 1, Ordering::SeqCst);
-            Ok(())
+            return Err(killed);
         }
+        match &self.recorder {
+            None => act(),
+            Some(recorder) => recorder.change(change, act),
+        }
+    }
+
+    /// The number that an inode has on the simulated disk.
+    fn seen(&self, inode: u64) -> u64 {
+        self.recorder.as_ref().map_or(inode, |recorder| recorder.number(inode))
     }
 }
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.disk.write_at(&self.file, bytes, self.offset);
+        written.map_err(|error| error.downcast().unwrap_or_else(io::Error::other))?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream<'_> {
+    /// The file.
+    pub(super) fn into_file(self) -> File {
+        self.file
+    }
+}
+
+#[cfg(test)]
+fn half(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().div_ceil(2)]
+}
+
+#[cfg(test)]
+pub(super) mod fuse;
+#[cfg(test)]
+pub(super) mod simulated;

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use lru::LruCache;
 use rustix::process::{Resource, getrlimit};
 
-use super::disk::{Disk, inode_and_length};
+use super::config::Limits;
+use super::disk::Disk;
 use super::ledger::{FileId, FileRecord, OriginId, Stage, Tail};
 use super::names::FilePath;
 use super::outputs::OutputId;
@@ -24,12 +25,14 @@ pub(super) struct Files {
     disk: Arc<Disk>,
     lives: HashMap<FileId, Live>,
     handles: LruCache<FileId, File>,
+    /// Above this many dirty files the whole file system is synced.
+    single_syncs: usize,
     /// The files with bytes that wait.
     waiting: Vec<FileId>,
     waiting_bytes: usize,
     /// The files that changed since the last record.
     changed: Vec<FileId>,
-    /// The files that were created since.
+    /// The files that were created since, or found.
     created: Vec<FilePath>,
     /// The paths of files that no record knows yet.
     unrecorded: HashSet<FilePath>,
@@ -65,20 +68,25 @@ pub(super) enum Birth {
 const MAX_OPEN: u64 = 512;
 
 /// Above this many dirty files one sync of the file system costs less than one for each.
-const MAX_SINGLE_SYNCS: usize = 64;
+pub(super) const MAX_SINGLE_SYNCS: usize = 64;
 
 /// Writes of this size begin to go to the disk at once: at the commit less is left to wait for. Measured, a
 /// backlog is written a third faster. Small ones are better collected by the kernel.
 const EARLY_WRITEBACK_BYTES: u64 = 64 << 10;
 
+/// So many files this process may keep open.
+pub(super) fn max_open_files() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(MAX_OPEN, |limit| (limit / 4).min(MAX_OPEN)) as usize
+}
+
 impl Files {
-    pub(super) fn new(disk: Arc<Disk>) -> Self {
-        let allowed = getrlimit(Resource::Nofile).current.map_or(MAX_OPEN, |limit| limit / 4);
-        let open = NonZeroUsize::new(allowed.min(MAX_OPEN) as usize).unwrap_or(NonZeroUsize::MIN);
+    pub(super) fn new(disk: Arc<Disk>, limits: &Limits) -> Self {
+        let open = NonZeroUsize::new(limits.open_files).unwrap_or(NonZeroUsize::MIN);
         Self {
             disk,
             lives: HashMap::new(),
             handles: LruCache::new(open),
+            single_syncs: limits.single_syncs,
             waiting: Vec::new(),
             waiting_bytes: 0,
             changed: Vec::new(),
@@ -192,7 +200,7 @@ impl Files {
     }
 
     /// Makes sure that a file is open, and that it is the one we know.
-    fn open(&mut self, id: FileId) -> Result<()> {
+    pub(super) fn open(&mut self, id: FileId) -> Result<()> {
         if self.handles.contains(&id) {
             return Ok(());
         }
@@ -202,17 +210,21 @@ impl Files {
             self.disk.create_folders(path)?;
             let file = self.disk.create_to_append(path)?;
             self.created.push(path.clone());
-            live.record.inode = inode_and_length(&file)?.0;
+            live.record.inode = self.disk.inode_and_length(&file)?.0;
             file
         } else {
             let file = self.disk.open_to_append(path)?;
             let file = file.with_context(|| format!("`{shown}` was removed while it was written to"))?;
-            let (inode, length) = inode_and_length(&file)?;
+            let (inode, length) = self.disk.inode_and_length(&file)?;
             if inode != live.record.inode {
                 bail!("`{shown}` was replaced while it was written to");
             }
             if length != live.written {
                 bail!("`{shown}` was changed by somebody else: {length} bytes instead of {}", live.written);
+            }
+            if live.birth == Birth::Adopted {
+                // Nobody knows whether who created it has made its name durable.
+                self.created.push(path.clone());
             }
             file
         };
@@ -226,7 +238,7 @@ impl Files {
         let mut dirty: Vec<FileId> = self.changed.clone();
         dirty.retain(|id| self.lives.get(id).is_some_and(|live| live.dirty && !lost(live.output)));
         let all_open = dirty.iter().all(|id| self.handles.contains(id));
-        if dirty.len().max(self.created.len()) > MAX_SINGLE_SYNCS || !all_open {
+        if dirty.len().max(self.created.len()) > self.single_syncs || !all_open {
             // It covers the folders of new files as well.
             self.disk.sync_everything()?;
         } else {
@@ -289,7 +301,7 @@ impl Files {
 
     /// The length of the file on the disk, if it is open.
     pub(super) fn length(&self, id: FileId) -> Result<Option<u64>> {
-        self.handles.peek(&id).map(|file| Ok(inode_and_length(file)?.1)).transpose()
+        self.handles.peek(&id).map(|file| Ok(self.disk.inode_and_length(file)?.1)).transpose()
     }
 
     /// All files that are kept.

@@ -49,13 +49,22 @@ const NAME: &str = "ledger.";
 const UNFINISHED: &str = ".new";
 
 /// A ledger is at least this long: a few thousand small commits.
-const MIN_CAPACITY: usize = 256 << 10;
+const MIN_BYTES: usize = 256 << 10;
 
 /// A new ledger has room for this many times what it begins with, so that writing it anew costs a third more.
 const ROOM: usize = 4;
 
 /// A snapshot is cut into records of about this size: it never stands in memory as a whole.
 const SNAPSHOT_RECORD_BYTES: usize = 64 << 10;
+
+/// How long a new ledger is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LedgerSize {
+    /// At least so many bytes.
+    pub(super) min_bytes: usize,
+    /// So many times what it begins with.
+    pub(super) room: usize,
+}
 
 /// The open ledger.
 #[derive(Debug)]
@@ -67,9 +76,17 @@ pub(super) struct Ledger {
     /// Where the next record goes.
     end: usize,
     capacity: usize,
+    size: LedgerSize,
     sequence: u64,
-    /// A sync failed: what is on the disk is unknown until the ledger is opened again.
+    /// A sync failed, or somebody has taken the file away: what is on the disk is unknown until the ledger is
+    /// opened again.
     broken: bool,
+}
+
+impl Default for LedgerSize {
+    fn default() -> Self {
+        Self { min_bytes: MIN_BYTES, room: ROOM }
+    }
 }
 
 impl Ledger {
@@ -78,7 +95,7 @@ impl Ledger {
     /// # Errors
     ///
     /// A [`Fatal`] when it is damaged, or was written by a newer version; others are the system's.
-    pub(super) fn open(disk: Arc<Disk>) -> Result<Self> {
+    pub(super) fn open(disk: Arc<Disk>, size: LedgerSize) -> Result<Self> {
         let mut ledgers = Vec::new();
         for path in disk.list(&own("."))? {
             let name = path.file_name().to_string_lossy().into_owned();
@@ -97,12 +114,12 @@ impl Ledger {
             number = *newest;
         }
         state.checkpoint.clear_changes();
-        let fresh = write_snapshot(&disk, &state, number + 1, sequence)?;
+        let fresh = write_snapshot(&disk, &state, number + 1, sequence, size)?;
         for (_, path) in &ledgers {
             remove(&disk, path)?;
         }
         let Snapshot { file, end, capacity, sequence } = fresh;
-        Ok(Self { disk, state, file, number: number + 1, end, capacity, sequence, broken: false })
+        Ok(Self { disk, state, file, number: number + 1, end, capacity, size, sequence, broken: false })
     }
 
     /// What is durable.
@@ -131,6 +148,10 @@ impl Ledger {
         }
         let mut frame = Vec::with_capacity(length);
         codec::put_frame(&mut frame, self.sequence + 1, &payload);
+        if let Err(gone) = self.check_is_in_place() {
+            self.broken = true;
+            return Err(gone);
+        }
         self.disk.write_at(&self.file, &frame, self.end as u64).context("cannot write the ledger")?;
         if let Err(error) = self.disk.sync(&self.file) {
             self.broken = true;
@@ -145,10 +166,30 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether the ledger still stands where the next start looks for it.
+    ///
+    /// # Errors
+    ///
+    /// It does not, and what becomes of that; once an [`Ledger::append`] has said so, nothing more is said.
+    pub(super) fn check_is_in_place(&self) -> Result<()> {
+        if self.broken {
+            return Ok(());
+        }
+        let path = ledger_path(self.number);
+        let inode = self.disk.inode_and_length(&self.file)?.0;
+        if self.disk.stat(&path)?.is_some_and(|entry| entry.inode == inode) {
+            return Ok(());
+        }
+        bail!(
+            "the ledger `{}` was deleted or moved away while it was in use: nobody knows any more what was committed, and everything that the source still has comes again, into new files and behind what is left of the old ones",
+            self.disk.shown(&path)
+        );
+    }
+
     /// Goes on in a new file, with room for a record of `length` bytes at least.
     fn renew(&mut self, length: usize) -> Result<()> {
         let old = ledger_path(self.number);
-        let snapshot = write_snapshot(&self.disk, &self.state, self.number + 1, self.sequence)?;
+        let snapshot = write_snapshot(&self.disk, &self.state, self.number + 1, self.sequence, self.size)?;
         (self.file, self.end) = (snapshot.file, snapshot.end);
         (self.capacity, self.sequence) = (snapshot.capacity, snapshot.sequence);
         self.number += 1;
@@ -169,7 +210,13 @@ struct Snapshot {
 }
 
 /// Writes all that is known to a new file and puts it in place, complete and durable.
-fn write_snapshot(disk: &Disk, state: &State, number: u64, mut sequence: u64) -> Result<Snapshot> {
+fn write_snapshot(
+    disk: &Disk,
+    state: &State,
+    number: u64,
+    mut sequence: u64,
+    size: LedgerSize,
+) -> Result<Snapshot> {
     let path = ledger_path(number);
     let unfinished = path.with_suffix(UNFINISHED);
     remove(disk, &unfinished)?;
@@ -193,7 +240,7 @@ fn write_snapshot(disk: &Disk, state: &State, number: u64, mut sequence: u64) ->
             }
         }
         disk.write_at(&file, &header(sequence), 0)?;
-        let capacity = (end * ROOM).max(MIN_CAPACITY);
+        let capacity = (end * size.room).max(size.min_bytes);
         fill_with_zeros(disk, &file, end, capacity)?;
         disk.sync(&file)?;
         disk.rename(&unfinished, &path)?;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -55,7 +54,7 @@ impl Lock {
             std::thread::sleep(LOOK_EVERY);
             file = disk.open(&path)?.context("the lock has just gone")?;
         }
-        let written = file.set_len(0).and_then(|()| file.write_all_at(ours.as_bytes(), 0));
+        let written = disk.truncate(&file, 0).and_then(|()| disk.write_at(&file, ours.as_bytes(), 0));
         written.with_context(|| format!("cannot write `{}`", disk.shown(&path)))?;
         Ok(Self(file))
     }

@@ -4,12 +4,15 @@
 use anyhow::{Context as _, Result};
 
 use super::compress;
-use super::disk::{Disk, inode_and_length};
+use super::disk::Disk;
 use super::ledger::{Entry, FileRecord, Intent, Ledger, Stage};
 use super::names::FilePath;
 use super::outputs::Outputs;
 
 /// Finishes or undoes what the ledger says was about to happen.
+///
+/// Whatever is found done already is made durable all the same, before the ledger forgets about it: who did it
+/// may have been killed before its sync, and then a power cut would undo it, with nobody left who knows.
 pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
     let intents: Vec<_> = ledger.state().intents.iter().map(|(id, intent)| (*id, intent.clone())).collect();
     let mut entries = Vec::new();
@@ -21,7 +24,7 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
                 Entry::Withdraw(id)
             }
             (Intent::Adopt(found), _) => {
-                cut(disk, &found)?;
+                cut_for_good(disk, &found)?;
                 Entry::Withdraw(id)
             }
             (Intent::Rotate { to, period_end }, Some(record)) => {
@@ -40,9 +43,8 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
                 }
             }
             (Intent::Delete, Some(record)) => {
-                if disk.remove(&record.path, record.inode)? {
-                    disk.sync_folder_of(&record.path)?;
-                }
+                disk.remove(&record.path, record.inode)?;
+                disk.sync_folder_of(&record.path)?;
                 Entry::Forget(id)
             }
             (_, None) => Entry::Withdraw(id),
@@ -55,17 +57,15 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
 
 /// Removes a file that was created and never recorded; of ours that stands at the path it is none.
 fn undo_creation(disk: &Disk, ledger: &Ledger, path: &FilePath) -> Result<()> {
-    let Some(entry) = disk.stat(path)? else { return Ok(()) };
+    let Some(entry) = disk.stat(path)? else { return disk.sync_folder_of(path) };
     let state = ledger.state();
     let known = state.paths.get(path).and_then(|id| state.files.get(id));
     if known.is_some_and(|record| record.inode == entry.inode) {
         return Ok(());
     }
     tracing::debug!(path = %disk.shown(path), bytes = entry.length, "removing a file that was never committed");
-    if disk.remove(path, entry.inode)? {
-        disk.sync_folder_of(path)?;
-    }
-    Ok(())
+    disk.remove(path, entry.inode)?;
+    disk.sync_folder_of(path)
 }
 
 /// The file as it is after its rotation; `None` when the rename did not happen.
@@ -121,7 +121,7 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
                     }
                 }
                 if let Some(path) = moved_to {
-                    cut(disk, &FileRecord { path, ..record.clone() })?;
+                    cut_for_good(disk, &FileRecord { path, ..record.clone() })?;
                 }
                 outputs.get_mut(output).active = None;
                 gone.push(Entry::Forget(*id));
@@ -129,6 +129,15 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
         }
     }
     ledger.append(&mut gone)
+}
+
+/// Cuts off what was written and never committed, for a file that the ledger is about to forget.
+fn cut_for_good(disk: &Disk, record: &FileRecord) -> Result<()> {
+    cut(disk, record)?;
+    match disk.open(&record.path)? {
+        Some(file) if disk.inode_and_length(&file)?.0 == record.inode => disk.sync(&file),
+        _ => Ok(()),
+    }
 }
 
 /// Cuts off what was written and never committed.
@@ -139,7 +148,7 @@ fn cut(disk: &Disk, record: &FileRecord) -> Result<()> {
     }
     let path = disk.shown(&record.path);
     let file = disk.open(&record.path)?.with_context(|| format!("`{path}` has just gone"))?;
-    if inode_and_length(&file)?.0 != record.inode {
+    if disk.inode_and_length(&file)?.0 != record.inode {
         return Ok(());
     }
     tracing::debug!(path, from = entry.length, to = record.length, "cutting off what was never committed");

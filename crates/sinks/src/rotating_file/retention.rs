@@ -32,8 +32,13 @@ impl Writer {
         for id in victims {
             let record = self.ledger.state().files[&id].clone();
             let path = self.disk.shown(&record.path);
-            match self.remove(&record) {
-                Ok(()) => {
+            match self.disk.remove(&record.path, record.inode) {
+                Ok(_) => {
+                    // Also when it was gone already: who removed it may not have come to this.
+                    self.disk.sync_folder_of(&record.path)?;
+                    if let Err(error) = self.disk.remove_empty_folders(&record.path) {
+                        tracing::warn!("cannot remove the empty folder of `{path}`: {error:#}");
+                    }
                     tracing::debug!(path, "deleted an old file");
                     outcomes.push(Entry::Forget(id));
                 }
@@ -44,13 +49,6 @@ impl Writer {
             }
         }
         self.patiently(|writer| writer.ledger.append(&mut outcomes))
-    }
-
-    fn remove(&self, record: &FileRecord) -> Result<()> {
-        if self.disk.remove(&record.path, record.inode)? {
-            self.disk.sync_folder_of(&record.path)?;
-        }
-        self.disk.remove_empty_folders(&record.path)
     }
 }
 

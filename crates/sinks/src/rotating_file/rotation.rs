@@ -24,7 +24,6 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::confined::Handle;
-use super::disk::inode_and_length;
 use super::files::Birth;
 use super::ledger::{Entry, FileId, FileRecord, Intent, Stage, Tail};
 use super::names::FilePath;
@@ -159,7 +158,7 @@ impl Writer {
         use std::os::unix::fs::FileExt;
         let file = self.disk.open(&record.path)?;
         let file = file.with_context(|| format!("`{}` has just gone", self.disk.shown(&record.path)))?;
-        (record.inode, record.length) = inode_and_length(&file)?;
+        (record.inode, record.length) = self.disk.inode_and_length(&file)?;
         let mut last = [b'\n'];
         if record.length > 0 {
             file.read_exact_at(&mut last, record.length - 1)?;
@@ -224,9 +223,8 @@ impl Writer {
         self.patiently(|writer| writer.ledger.append(&mut entries))?;
 
         let shown = self.disk.shown(&record.path);
-        let handle = self.disk.handle(&record.path)?;
-        self.disk.step()?;
-        rename(&handle, suffix).with_context(|| format!("cannot rotate `{shown}`"))?;
+        let renamed = self.disk.rename_by(&record.path, &to, |handle| rename(handle, suffix));
+        renamed.with_context(|| format!("cannot rotate `{shown}`"))?;
         if self.disk.stat(&to)?.is_none_or(|entry| entry.inode != record.inode) {
             bail!("`{shown}` was replaced while it was rotated");
         }

@@ -73,8 +73,15 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
     thread::Builder::new()
         .name("rotating_file".to_owned())
         .spawn(move || {
+            // Dropped last: whoever waits for the end may open the output at once.
             let _alive = alive;
-            if let Err(error) = run(writer, &queue, &thread_stop) {
+            let mut writer = writer;
+            if let Err(error) = run(&mut writer, &queue, &thread_stop) {
+                // A deleted folder shows itself in whatever is done next to it: say what it means.
+                let error = match writer.ledger.check_is_in_place() {
+                    Ok(()) => error,
+                    Err(gone) => error.context(gone),
+                };
                 // Whoever dropped the sink does not ask.
                 let _ = failed.send(error);
             }
@@ -166,7 +173,7 @@ impl Drop for RunningFiles {
 }
 
 /// The thread.
-fn run(mut writer: Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
+fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
     let mut look_at = Instant::now();
     // The shares of the byte budget of what the writer holds in memory.
     let mut leases = Vec::new();

@@ -4,5 +4,6 @@ mod bench;
 mod crash;
 mod names;
 mod others;
+mod power;
 mod room;
 mod sink;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use bytes::Bytes;
 use fshipper_pipeline::{
     Backoff, Batch, Checkpoint, Complaint, Content, Epoch, Escaped, Origin, Position, Written,
@@ -35,6 +35,8 @@ pub(super) struct Writer {
     pub(super) files: Files,
     /// Where the origins stand that were written since the last record.
     pub(super) moved: HashMap<OriginId, Position>,
+    /// Those of them with a loss that is noted since.
+    pub(super) noted: HashSet<OriginId>,
     /// What the next record has to tell besides.
     pub(super) settled: Vec<Entry>,
     /// The origins that took a batch which will not be written, each with the reason. Until the pump knows
@@ -63,7 +65,7 @@ const WRITE_OUT_BYTES: usize = 1 << 20;
 const WAIT_FOR_OTHERS: Duration = Duration::from_millis(5);
 
 /// The pauses between two tries while the disk is full.
-const FULL_FIRST: Duration = Duration::from_millis(100);
+pub(super) const FULL_FIRST: Duration = Duration::from_millis(100);
 const FULL_MOST: Duration = Duration::from_secs(5);
 
 impl Writer {
@@ -82,7 +84,7 @@ impl Writer {
     pub(super) fn open_on(disk: Arc<Disk>, plan: Plan, pipeline: &str, stop: Arc<Stop>) -> Result<Self> {
         disk.create_folders(&own("lock"))?;
         let lock = Lock::take(&disk, pipeline)?;
-        let mut ledger = Ledger::open(disk.clone())?;
+        let mut ledger = Ledger::open(disk.clone(), plan.limits.ledger)?;
         recovery::settle_intents(&disk, &mut ledger)?;
         let (mut outputs, mut changes) = Outputs::new(&plan.template, ledger.state());
         ledger.append(&mut changes)?;
@@ -91,13 +93,15 @@ impl Writer {
         let to_compress = ledger.state().files.keys().filter(rotated).copied().collect();
         Ok(Self {
             next_file: ledger.state().next_file_id(),
-            files: Files::new(disk.clone()),
+            files: Files::new(disk.clone(), &plan.limits),
             compressor: Compressor::new(disk.clone(), stop.clone()),
+            full_pause: Backoff::new(plan.limits.full_pause, FULL_MOST),
             plan,
             disk,
             ledger,
             outputs,
             moved: HashMap::new(),
+            noted: HashSet::new(),
             settled: Vec::new(),
             casualties: HashMap::new(),
             to_compress,
@@ -106,7 +110,6 @@ impl Writer {
             stop,
             is_full: false,
             full: Complaint::default(),
-            full_pause: Backoff::new(FULL_FIRST, FULL_MOST),
             _lock: lock,
         })
     }
@@ -151,7 +154,9 @@ impl Writer {
         match &batch.content {
             Content::Data(bytes) => self.place_data(batch, author, bytes.clone()),
             Content::Loss { missing, reason } => {
+                self.settle_lines_of(author)?;
                 self.note_loss(batch, *missing, reason)?;
+                self.noted.insert(author.id);
                 self.break_line(author)?;
                 self.advance(batch, author, batch.end());
                 Ok(())
@@ -203,6 +208,19 @@ impl Writer {
         Ok(())
     }
 
+    /// Finds out whether what was taken for an origin can be written. If it cannot, the origin goes back to
+    /// the last record, and a note of its loss, which stands in another file, would be written twice.
+    fn settle_lines_of(&mut self, author: Author) -> Result<()> {
+        self.flush()?;
+        if let Some(reason) = &self.outputs.get(author.output).held {
+            bail!("{reason}");
+        }
+        match self.active(author.output)? {
+            Some(file) => self.files.open(file),
+            None => Ok(()),
+        }
+    }
+
     /// Writes a line about a loss, for people, as exactly once as everything else.
     fn note_loss(&mut self, batch: &Batch, missing: u64, reason: &str) -> Result<()> {
         let time =
@@ -248,7 +266,7 @@ impl Writer {
             match self.patiently(|writer| writer.files.write_out(file)) {
                 Ok(()) => {}
                 Err(error) if Cure::of(&error) == Cure::Hold && output != LOSSES => {
-                    self.lose(output, &format!("{error:#}"));
+                    self.lose(output, error)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -256,8 +274,21 @@ impl Writer {
         Ok(())
     }
 
-    /// What was taken for an output since the last record cannot be written.
-    fn lose(&mut self, id: OutputId, reason: &str) {
+    /// What was taken for an output since the last record cannot be written, for the reason of `error`.
+    ///
+    /// # Errors
+    ///
+    /// That, when a loss of one of its origins is noted since: only a new session takes the note back.
+    fn lose(&mut self, id: OutputId, error: Error) -> Result<()> {
+        let outputs = &self.outputs;
+        let is_lost = |origin: OriginId| {
+            let author = outputs.author(outputs.origin(origin));
+            author.is_some_and(|author| author.output == id)
+        };
+        if self.noted.iter().any(|origin| is_lost(*origin)) {
+            return Err(error);
+        }
+        let reason = &format!("{error:#}");
         self.outputs.lose(id, reason);
         self.files.drop_waiting(id);
         let outputs = &self.outputs;
@@ -271,6 +302,7 @@ impl Writer {
             !is_lost
         });
         self.casualties.extend(lost.into_iter().map(|origin| (origin, reason.to_owned())));
+        Ok(())
     }
 
     /// A file that is to be created waits; others may join it.

@@ -9,6 +9,8 @@
 //!   the inode itself is not found under another name.
 //! - Files older than the one being read were read, or passed over, before: they are never new.
 //! - A sibling that no pattern selects is new only between a known file and the log's own path.
+//! - A compressed file is what it holds: it is known again by that, and never new when what it was compressed
+//!   from was read.
 
 use std::fs::File;
 use std::io;
@@ -16,11 +18,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::identity::{self, FileId, Marker, Stat, read_at, read_head};
+use super::contents::{Opened, Packed, Reach};
+use super::identity::{self, FileId, Marker, Stat, read_head};
 use super::log::{Log, Now, Stage, Whereabouts};
 use super::patterns::Patterns;
 use super::siblings::{self, Suffix};
 use super::state::Generation;
+use super::unpacking::COMPLETE_AFTER;
 
 /// A file that may belong to a log.
 #[derive(Debug)]
@@ -33,14 +37,15 @@ pub(crate) struct Candidate {
     pub(crate) is_selected: bool,
     pub(crate) suffix: Option<Suffix>,
     held: Option<Arc<File>>,
+    /// Of a compressed file: its size is that of its content no more.
+    packed: Option<Packed>,
 }
 
 /// The file of a generation.
 #[derive(Debug)]
 pub(crate) struct Located {
-    pub(crate) file: File,
+    pub(crate) opened: Opened,
     pub(crate) path: Arc<Path>,
-    pub(crate) stat: Stat,
     pub(crate) whereabouts: Whereabouts,
 }
 
@@ -50,8 +55,13 @@ impl Candidate {
         self.held.is_some()
     }
 
+    /// Whether it is compressed.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
     /// Opens the file; `None` when it is no longer the one that was looked at.
-    pub(crate) fn open(&self) -> io::Result<Option<(File, Stat)>> {
+    pub(crate) fn open(&self) -> io::Result<Option<Opened>> {
         let file = match &self.held {
             Some(held) => held.try_clone()?,
             None => match identity::open(&self.path) {
@@ -60,7 +70,8 @@ impl Candidate {
             },
         };
         let stat = Stat::of_file(&file)?;
-        Ok((stat.regular && stat.id == self.stat.id).then_some((file, stat)))
+        let opened = Opened { file, stat, packed: self.packed.clone() };
+        Ok((stat.regular && stat.id == self.stat.id).then_some(opened))
     }
 }
 
@@ -70,14 +81,15 @@ impl Candidate {
 ///
 /// Its own path, or that of a file which is being read or looked for, cannot be looked at for another reason
 /// than that nothing is there.
-pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate>> {
+pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now) -> io::Result<Vec<Candidate>> {
     let live = match Stat::of_path(&log.path) {
-        Ok(stat) => Some(stat).filter(|stat| stat.regular),
+        // Of some logs only compressed files are selected.
+        Ok(stat) => Some(stat).filter(|stat| stat.regular && patterns.owner(&log.path).is_some()),
         Err(error) if is_absence(&error) => None,
         Err(error) => return Err(error),
     };
     let mut found: Vec<Candidate> = Vec::new();
-    for path in log.members.iter().filter(|path| !siblings::is_compressed(path)) {
+    for path in log.members.iter().filter(|path| !siblings::is_unreadable(path)) {
         let stat = match Stat::of_path(path) {
             Ok(stat) => stat,
             // What cannot be reached now is not gone.
@@ -97,23 +109,30 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate
             is_selected: patterns.owner(path).is_some(),
             suffix: suffix.map(|(_, suffix)| suffix),
             held: None,
+            packed: siblings::is_gzip(path).then(|| {
+                let changed = stat.modified.max(stat.changed);
+                let age = now.system.duration_since(changed).unwrap_or_default();
+                Packed { may_grow: age < COMPLETE_AFTER, peeks: log.peeks.clone() }
+            }),
         });
     }
     siblings::sort_oldest_first(&mut found, |file| file.suffix.as_ref(), |file| file.stat.modified);
-    // What is held open and seen nowhere was deleted: retention takes the oldest first.
+    // What is held open and seen nowhere was compressed, or else deleted: retention takes the oldest first.
     for held in log.held.iter().rev() {
         let Some(file) = &held.file else { continue };
         let is_seen = live.is_some_and(|live| live.id == held.id);
         if !is_seen && !found.iter().any(|candidate| candidate.stat.id == held.id) {
+            let stat = Stat::of_file(file)?;
             found.insert(
-                0,
+                place_of_twin(file, &stat, &found)?.unwrap_or(0),
                 Candidate {
                     path: held.path.clone(),
-                    stat: Stat::of_file(file)?,
+                    stat,
                     is_live: false,
                     is_selected: true,
                     suffix: None,
                     held: Some(file.clone()),
+                    packed: None,
                 },
             );
         }
@@ -126,9 +145,26 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns) -> io::Result<Vec<Candidate
             is_selected: true,
             suffix: None,
             held: None,
+            packed: None,
         });
     }
     Ok(found)
+}
+
+/// Which of the candidates an open file was compressed into.
+fn place_of_twin(file: &File, stat: &Stat, candidates: &[Candidate]) -> io::Result<Option<usize>> {
+    let mut head = None;
+    for (place, candidate) in candidates.iter().enumerate().filter(|(_, candidate)| candidate.is_packed()) {
+        let Some(opened) = candidate.open()? else { continue };
+        let head = match &head {
+            Some(head) => head,
+            None => head.insert(read_head(file)?),
+        };
+        if opened.head()? == *head && opened.reach(stat.size)? == Reach::There {
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the log cannot do without the file that was last seen at `path`.
@@ -166,21 +202,22 @@ pub(crate) fn locate(log: &Log, candidates: &[Candidate]) -> io::Result<Option<L
             }
             opened => opened?,
         };
-        let Some((file, stat)) = opened else {
+        let Some(opened) = opened else {
             if is_same {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             continue;
         };
         let known_end = log.mark.map_or(log.offset, |mark| mark.0.max(log.offset));
-        if holds(&file, &stat, generation, known_end, log.mark)? {
+        if holds(&opened, generation, known_end, log.mark)? {
             let whereabouts = match (candidate.is_live, is_same) {
+                _ if candidate.is_packed() => Whereabouts::Copy,
                 (true, _) => Whereabouts::Home,
                 // Rebuilt from a position alone a generation has no inode: its file may still grow.
                 (false, false) if generation.id.inode != 0 => Whereabouts::Copy,
                 (false, _) => Whereabouts::Moved,
             };
-            return Ok(Some(Located { file, path: candidate.path.clone(), stat, whereabouts }));
+            return Ok(Some(Located { opened, path: candidate.path.clone(), whereabouts }));
         }
     }
     Ok(None)
@@ -201,6 +238,12 @@ pub(crate) fn successors(
 ) -> io::Result<Vec<Candidate>> {
     let is_first = log.generations.is_empty();
     let position = position_of_current(log, &candidates)?;
+    if let Some(current) = position.map(|position| &candidates[position])
+        && current.is_packed()
+    {
+        // To find it took decoding all that was read of it.
+        log.last_read = Some(current.stat.id);
+    }
     let first_own = candidates.iter().position(|candidate| is_own(candidate.stat.id));
     let mut is_new = Vec::with_capacity(candidates.len());
     for (index, candidate) in candidates.iter().enumerate() {
@@ -217,6 +260,18 @@ pub(crate) fn successors(
             false
         } else if candidate.is_live {
             !is_known(log, &candidates, candidate)?
+        } else if candidate.is_packed() {
+            // What it was compressed from may have been read since it was first seen.
+            let may_be_new = is_between || log.held.iter().any(|held| held.id == id);
+            if !may_be_new || log.passed.contains(&id) {
+                false
+            } else if is_known(log, &candidates, candidate)? || is_empty(candidate)? {
+                log.passed.insert(id);
+                log.held.retain(|held| held.id != id);
+                false
+            } else {
+                true
+            }
         } else if log.held.iter().any(|held| held.id == id) {
             true
         } else if !is_between || log.passed.contains(&id) {
@@ -262,7 +317,7 @@ pub(crate) fn is_known(log: &Log, all: &[Candidate], candidate: &Candidate) -> i
 
 /// What a candidate holds, opened at the first question.
 #[derive(Default)]
-struct Contents(Option<(File, Stat, Vec<u8>)>);
+struct Contents(Option<(Opened, Vec<u8>)>);
 
 impl Contents {
     /// Whether they are those of generation `number`.
@@ -284,11 +339,11 @@ impl Contents {
         }
         if self.0.is_none() {
             // Whatever vanished or was replaced since is looked at again when that is noticed.
-            let Some((file, stat)) = candidate.open()? else { return Ok(false) };
-            let head = read_head(&file)?;
-            self.0 = Some((file, stat, head));
+            let Some(opened) = candidate.open()? else { return Ok(false) };
+            let head = opened.head()?;
+            self.0 = Some((opened, head));
         }
-        let Some((file, stat, head)) = &self.0 else { return Ok(false) };
+        let Some((opened, head)) = &self.0 else { return Ok(false) };
         if !generation.fingerprint.matches(head) {
             return Ok(false);
         }
@@ -297,26 +352,36 @@ impl Contents {
             None if number == log.current => (log.offset, log.mark),
             None => (log.generations.get(number + 1).map_or(generation.base, |next| next.base), None),
         };
-        let is_short = stat.size < Log::file_position(generation, end);
-        if is_short {
+        let position = Log::file_position(generation, end);
+        let reach = opened.reach(position)?;
+        if reach == Reach::Damaged {
+            // What can be read of it was.
+            return Ok(true);
+        }
+        if reach == Reach::Shorter {
             // A copy that was taken shortly before the original was cut may lack the last lines read of it.
             return Ok(!is_same && is_cut_in_place(all, generation));
+        }
+        // A short beginning proves nothing by itself; what was compressed is all there.
+        let is_weak = !is_same && candidate.is_packed() && !generation.fingerprint.is_strong();
+        if is_weak && opened.reach(position + 1)? == Reach::There {
+            return Ok(false);
         }
         // Where the inode itself goes by another name, a file with the same content is another file; unless
         // it was cut in place first, and then renamed.
         let has_moved = |other: &Candidate| {
             !other.is_live && other.stat.id != candidate.stat.id && other.stat.id.same(&generation.id)
         };
-        if !is_same {
+        if !is_same && !candidate.is_packed() {
             for other in all.iter().filter(|other| has_moved(other)) {
-                if let Some((file, stat)) = other.open()?
-                    && holds(&file, &stat, generation, end, mark)?
+                if let Some(opened) = other.open()?
+                    && holds(&opened, generation, end, mark)?
                 {
                     return Ok(false);
                 }
             }
         }
-        holds(file, stat, generation, end, mark)
+        holds(opened, generation, end, mark)
     }
 }
 
@@ -325,11 +390,15 @@ fn may_be_copy(all: &[Candidate], generation: &Generation, candidate: &Candidate
     let has_the_name = candidate.is_live || candidate.suffix.is_some();
     // Too short to tell two files apart; but where a file was cut in place, there was a copy.
     let is_whole_copy = !candidate.is_live
+        && !candidate.is_packed()
         && candidate.stat.size == u64::from(generation.fingerprint.length)
         && is_cut_in_place(all, generation);
     // A generation rebuilt from a position alone has no inode: then its own path must do.
     let is_rebuilt = generation.id.inode == 0 && candidate.is_live;
-    has_the_name && (generation.fingerprint.is_strong() || is_whole_copy || is_rebuilt)
+    // Of what was compressed the inode is gone.
+    let may_be_compressed =
+        candidate.is_packed() && !all.iter().any(|other| other.stat.id.same(&generation.id));
+    has_the_name && (generation.fingerprint.is_strong() || is_whole_copy || is_rebuilt || may_be_compressed)
 }
 
 /// Whether the log's own path still leads to the generation's inode: if its content is elsewhere, it was
@@ -341,13 +410,14 @@ fn is_cut_in_place(all: &[Candidate], generation: &Generation) -> bool {
 /// Whether the file begins as the generation does, reaches to the offset `end`, and has the bytes of the
 /// marker where they belong.
 pub(crate) fn holds(
-    file: &File,
-    stat: &Stat,
+    opened: &Opened,
     generation: &Generation,
     end: u64,
     mark: Option<(u64, Marker)>,
 ) -> io::Result<bool> {
-    if stat.size < Log::file_position(generation, end) || !generation.fingerprint.matches(&read_head(file)?) {
+    let is_there = generation.fingerprint.matches(&opened.head()?)
+        && opened.reach(Log::file_position(generation, end))? == Reach::There;
+    if !is_there {
         return Ok(false);
     }
     let Some((offset, marker)) = mark else { return Ok(true) };
@@ -356,8 +426,13 @@ pub(crate) fn holds(
     if behind < length {
         return Ok(false);
     }
-    let bytes = read_at(file, behind - length, usize::from(marker.length))?;
-    Ok(marker.matches(&bytes))
+    Ok(marker.matches(&opened.before(behind, usize::from(marker.length))?))
+}
+
+/// Whether a compressed file holds nothing, and is sound.
+fn is_empty(candidate: &Candidate) -> io::Result<bool> {
+    let Some(opened) = candidate.open()? else { return Ok(false) };
+    Ok(opened.head()?.is_empty() && opened.reach(1)? == Reach::Shorter)
 }
 
 /// Whether an error says that nothing is there, not merely that it cannot be reached now.

@@ -183,7 +183,9 @@ impl Discovery {
         let listed_at = SystemTime::now();
         match list_settled(path, directory, patterns, is_wanted) {
             Ok(listing) => {
-                directory.complaint.settle();
+                if directory.complaint.settle() {
+                    tracing::info!("listing `{}` again", path.display());
+                }
                 directory.known_at = Some(now);
                 directory.must_list = false;
                 let is_settled = !listing.has_dangling_link

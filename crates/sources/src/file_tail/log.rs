@@ -8,9 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fshipper_pipeline::{Batch, Complaint, Epoch, Origin, Position};
 
-use super::identity::{FileId, Fingerprint, Marker, Stat};
+use super::contents::Peeks;
+use super::identity::{self, FileId, Fingerprint, Marker, Stat};
 use super::place::Place;
 use super::state::{Generation, Known};
+use super::unpacking::Unpacking;
 
 /// Finished generations beyond this many are forgotten, the oldest first. Files older than the one that is
 /// being read are never taken for new ones, so this matters only after a rotation in which that one vanished.
@@ -43,6 +45,8 @@ pub(crate) struct Log {
     pub(crate) current: usize,
     /// The next byte.
     pub(crate) offset: u64,
+    /// Where it had come before the receiving side wanted it again from further down.
+    pub(crate) reached: u64,
     /// An offset of the current generation at or before which the content is known, and the marker there.
     pub(crate) mark: Option<(u64, Marker)>,
     pub(crate) stage: Stage,
@@ -50,6 +54,8 @@ pub(crate) struct Log {
     pub(crate) members: BTreeSet<PathBuf>,
     /// Files among them that need not be looked into again: they hold nothing new.
     pub(crate) passed: BTreeSet<FileId>,
+    /// What was found in its compressed files.
+    pub(crate) peeks: Arc<Peeks>,
     /// Files that come after the current one, oldest first, held open so that deleting them loses nothing.
     pub(crate) held: Vec<Held>,
     /// The file that was finished last, should somebody still write into it.
@@ -73,6 +79,8 @@ pub(crate) struct Log {
     /// Whether its earlier generations are unknown: the state log was lost.
     pub(crate) is_rebuilt: bool,
     pub(crate) is_ready: bool,
+    /// Whether a time is set at which an event is taken for complete.
+    pub(crate) awaits_release: bool,
     /// Whether a compressed file that may hold something unread was reported.
     pub(crate) has_warned: bool,
     pub(crate) complaint: Complaint,
@@ -95,8 +103,13 @@ pub(crate) struct Reading {
     /// Where it was last seen.
     pub(crate) path: Arc<Path>,
     pub(crate) id: FileId,
-    /// Closed while there is nothing to read, when many are open.
+    /// Closed while there is nothing to read, when many are open; `None` for a compressed one.
     pub(crate) file: Option<File>,
+    pub(crate) is_packed: bool,
+    /// Whether it cannot be read, and not be opened again: a copy is as good, should there be one.
+    pub(crate) is_failing: bool,
+    /// Of a compressed one, once it is its turn.
+    pub(crate) unpacking: Option<Box<Unpacking>>,
     pub(crate) whereabouts: Whereabouts,
     pub(crate) size: u64,
     /// Its size when it was last known to hold what was read of it.
@@ -106,8 +119,10 @@ pub(crate) struct Reading {
     pub(crate) gone_since: Option<Instant>,
     /// When it last grew.
     pub(crate) grown: Instant,
-    /// Up to this byte of the file no line ends.
+    /// Up to this byte of the file no line ends, but for those that are judged.
     pub(crate) scanned: u64,
+    /// Lines that end up to this byte of the file, behind the position, begin no event.
+    pub(crate) judged: u64,
     /// With `--once`: as much as there was when the end came.
     pub(crate) stop_at: Option<u64>,
     /// When it was last used, for closing the one that was not used for longest.
@@ -175,10 +190,12 @@ impl Log {
             generations: Vec::new(),
             current: 0,
             offset: 0,
+            reached: 0,
             mark: None,
             stage: Stage::Over,
             members: BTreeSet::new(),
             passed: BTreeSet::new(),
+            peeks: Arc::default(),
             held: Vec::new(),
             behind: None,
             outbox: VecDeque::new(),
@@ -191,6 +208,7 @@ impl Log {
             last_look: None,
             is_rebuilt: false,
             is_ready: false,
+            awaits_release: false,
             has_warned: false,
             complaint: Complaint::default(),
         }
@@ -296,8 +314,11 @@ impl Log {
 
     /// Records that `missing` bytes can never be read, 0 when nobody knows how many, and moves past them.
     pub(crate) fn lose(&mut self, missing: u64, reason: String) {
+        // Somebody has bytes up to there: what comes next must not take their offsets.
+        let known = self.reached.saturating_sub(self.offset);
+        let missing = if missing == 0 { known } else { missing };
         let amount = if missing == 0 { "an unknown number of".to_owned() } else { missing.to_string() };
-        tracing::error!("lost {amount} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
+        tracing::debug!("lost {amount} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
         let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, missing, reason);
         self.offset += missing;
         self.mark = None;
@@ -310,7 +331,7 @@ impl Log {
     /// Records that bytes which belong somewhere before the present offset can never be read. What is being
     /// read goes on.
     pub(crate) fn lose_earlier(&mut self, reason: String) {
-        tracing::error!("lost bytes of `{}` before offset {}: {reason}", self.origin, self.offset);
+        tracing::debug!("lost bytes of `{}` before offset {}: {reason}", self.origin, self.offset);
         let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, 0, reason);
         if let Some(place) = self.place(false) {
             batch.place = place.encode();
@@ -356,15 +377,49 @@ impl Log {
 }
 
 impl Reading {
+    /// Starts to read a compressed file that was just looked at. It is opened again when it is its turn.
+    pub(crate) fn packed(path: Arc<Path>, stat: &Stat, now: Now) -> Self {
+        Self { is_packed: true, ..Self::closed(path, stat, Whereabouts::Copy, now) }
+    }
+
     /// Starts to read a file that was just looked at.
     pub(crate) fn new(path: Arc<Path>, file: File, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
+        Self { file: Some(file), ..Self::closed(path, stat, whereabouts, now) }
+    }
+
+    /// Whether it would have to be opened by its path.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.file.is_none() && self.unpacking.is_none()
+    }
+
+    /// After a read failed: what stands at its place can be opened again at any time; what was renamed is let
+    /// go only for another handle on the same file.
+    pub(crate) fn open_anew(&mut self) {
+        self.unpacking = None;
+        match self.whereabouts {
+            Whereabouts::Home => self.file = None,
+            Whereabouts::Moved => {
+                let is_same = |file: &File| Stat::of_file(file).is_ok_and(|stat| stat.id == self.id);
+                if let Some(file) = identity::open(&self.path).ok().filter(is_same) {
+                    self.file = Some(file);
+                }
+            }
+            Whereabouts::Gone => self.is_failing = true,
+            Whereabouts::Copy => {}
+        }
+    }
+
+    fn closed(path: Arc<Path>, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
         // A file that has been still for long, since its renaming too, has no writer to wait for.
         let changed = stat.modified.max(stat.changed);
         let still = now.system.duration_since(changed).unwrap_or(Duration::ZERO);
         Self {
             path,
             id: stat.id,
-            file: Some(file),
+            file: None,
+            is_packed: false,
+            is_failing: false,
+            unpacking: None,
             whereabouts,
             size: stat.size,
             sound_size: stat.size,
@@ -372,6 +427,7 @@ impl Reading {
             modified: stat.modified,
             grown: now.instant.checked_sub(still).unwrap_or(now.instant),
             scanned: 0,
+            judged: 0,
             stop_at: None,
             used: 0,
         }

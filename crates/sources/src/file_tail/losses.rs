@@ -8,8 +8,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::candidates::{Candidate, holds, is_known, position_of_current};
-use super::identity::{Fingerprint, Stat, nanoseconds, read_head};
-use super::log::{Behind, Log, Now};
+use super::contents::Reach;
+use super::identity::{Fingerprint, Stat, nanoseconds};
+use super::log::{Behind, Held, Log, Now};
 use super::siblings;
 use super::state::Generation;
 use super::tail::Tail;
@@ -52,18 +53,27 @@ impl Tail {
 
     /// Files that waited for their turn without being held open, and are nowhere now, are lost. Whether what
     /// comes next may begin; else one of them may only have been renamed.
-    pub(super) fn lose_vanished(&mut self, index: usize, files: &[Candidate], now: Now) -> bool {
+    pub(super) fn lose_vanished(&mut self, index: usize, files: &[Candidate], now: Now) -> io::Result<bool> {
         while let Some(first) = self.logs[index].held.first_mut() {
             if first.file.is_some() || files.iter().any(|file| file.stat.id == first.id) {
                 first.gone_since = None;
                 break;
             }
+            if was_compressed(first, files)? {
+                self.logs[index].held.remove(0);
+                continue;
+            }
+            let first = &mut self.logs[index].held[0];
             let since = *first.gone_since.get_or_insert(now.instant);
             if !self.is_searched(index, since, now) {
-                return false;
+                return Ok(false);
             }
             let log = &mut self.logs[index];
-            let gone = log.held.remove(0);
+            let mut gone = log.held.remove(0);
+            if siblings::is_gzip(&gone.path) {
+                // Nobody knows how much it held.
+                gone.size = 0;
+            }
             let base = log.offset;
             let generation = Generation {
                 base,
@@ -82,7 +92,25 @@ impl Tail {
         if !self.logs[index].outbox.is_empty() {
             self.make_ready(index);
         }
-        true
+        Ok(true)
+    }
+
+    /// A compressed file that holds nothing, or nothing that can be read.
+    pub(super) fn pass_by_unreadable(&mut self, index: usize, file: &Candidate, now: Now) {
+        let log = &mut self.logs[index];
+        let (base, id) = (log.offset, file.stat.id);
+        let fingerprint = Fingerprint::of(b"");
+        let began = nanoseconds(now.system);
+        let generation =
+            Generation { base, skip: 0, fingerprint, id, began, late: 0, end: Some((base, None)) };
+        self.state.stage_generation(&log.path, log.epoch, &generation);
+        log.pass_by(generation);
+        log.passed.insert(id);
+        log.held.retain(|held| held.id != id);
+        log.lose(0, format!("`{}` is damaged: nothing of it can be read", file.path.display()));
+        self.own(id, index);
+        self.make_ready(index);
+        self.unsettled.insert(index);
     }
 
     /// Whether a file of a log that is nowhere since some time was looked for long enough, in a directory that
@@ -115,14 +143,19 @@ impl Tail {
             let id = file.stat.id;
             let is_older = nanoseconds(file.stat.modified) <= last.began
                 || (id.born != 0 && last.id.born != 0 && id.born <= last.id.born);
-            let may_be_new = !file.is_selected && file.suffix.is_some() && file.stat.size > 0 && !is_older;
+            let may_be_new = !file.is_packed()
+                && !file.is_selected
+                && file.suffix.is_some()
+                && file.stat.size > 0
+                && !is_older;
             if may_be_new && !is_known(log, files, file)? {
                 lost.push(file);
             }
         }
         for file in lost {
-            let Some((opened, stat)) = file.open()? else { continue };
-            let fingerprint = Fingerprint::of(&read_head(&opened)?);
+            let Some(opened) = file.open()? else { continue };
+            let stat = opened.stat;
+            let fingerprint = Fingerprint::of(&opened.head()?);
             let log = &mut self.logs[index];
             let generation = Generation {
                 base: log.offset,
@@ -147,7 +180,8 @@ impl Tail {
         Ok(())
     }
 
-    /// Compressed siblings are not read. One that may hold what nobody read is reported, once for each log.
+    /// Of compressed siblings those are not read that no pattern selects, or that gzip did not make. One that
+    /// may hold what nobody read is reported, once for each log.
     fn warn_of_compressed(&mut self, index: usize, now: Now) {
         let log = &self.logs[index];
         if log.has_warned {
@@ -169,12 +203,14 @@ impl Tail {
         let mut compressed = log.members.iter().filter(|path| siblings::is_compressed(path));
         let unread = compressed.find(|path| {
             let is_selected = self.options.patterns.owner(path).is_some();
-            Stat::of_path(path).is_ok_and(|stat| may_be_unread(stat, is_selected))
+            let is_read = is_selected && siblings::is_gzip(path);
+            !is_read && Stat::of_path(path).is_ok_and(|stat| may_be_unread(stat, is_selected))
         });
         if let Some(path) = unread {
             let (path, origin) = (path.display(), &log.origin);
             tracing::warn!(
-                "`{path}` may hold lines of `{origin}` that were not read: compressed files are not"
+                "`{path}` may hold lines of `{origin}` that were not read: compressed files are, \
+                 when gzip made them and a pattern selects them"
             );
             self.logs[index].has_warned = true;
         }
@@ -186,7 +222,7 @@ impl Tail {
         let not_before = log.behind.take().and_then(|behind| behind.not_before);
         let is_due = self.is_ending || not_before.is_none_or(|not_before| now.instant >= not_before);
         let mut latest: Option<(usize, Behind)> = None;
-        for file in files.iter().filter(|file| !file.is_live) {
+        for file in files.iter().filter(|file| !file.is_live && !file.is_packed()) {
             let of_file = log.generations.iter().rposition(|known| known.id.same(&file.stat.id));
             let Some(number) = of_file.filter(|number| *number < log.current) else { continue };
             let generation = log.generations[number];
@@ -198,9 +234,10 @@ impl Tail {
             let mut not_before = not_before;
             if file.stat.size > size
                 && is_due
-                && let Some((opened, stat)) = file.open()?
+                && let Some(opened) = file.open()?
             {
-                if holds(&opened, &stat, &generation, end, mark)? {
+                let stat = opened.stat;
+                if holds(&opened, &generation, end, mark)? {
                     let late = stat.size.saturating_sub(size);
                     log.generations[number].late += late;
                     self.state.stage_generation(&log.path, log.epoch, &log.generations[number]);
@@ -221,6 +258,20 @@ impl Tail {
         log.behind = latest.map(|(_, behind)| Box::new(behind));
         Ok(())
     }
+}
+
+/// Whether a file that waited and is nowhere is what one of these was compressed from.
+fn was_compressed(gone: &Held, files: &[Candidate]) -> io::Result<bool> {
+    for file in files.iter().filter(|file| file.is_packed() && !siblings::is_gzip(&gone.path)) {
+        let Some(opened) = file.open()? else { continue };
+        if gone.fingerprint.matches(&opened.head()?)
+            && opened.reach(gone.size)? == Reach::There
+            && (gone.fingerprint.is_strong() || opened.reach(gone.size + 1)? == Reach::Shorter)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a sibling is compressed: a file that is nowhere has probably become one.

@@ -89,6 +89,15 @@ impl Patterns {
         self.tables.iter().position(|table| table.selects(path))
     }
 
+    /// The table that owns the log at `path`: of a log of which only compressed files are selected, theirs.
+    pub(crate) fn owner_of_log(&self, path: &Path) -> Option<usize> {
+        self.owner(path).or_else(|| {
+            let mut compressed = path.as_os_str().to_owned();
+            compressed.push(".gz");
+            self.owner(Path::new(&compressed))
+        })
+    }
+
     /// The directories that exist whatever the patterns' wildcards stand for, and what is ahead there.
     pub(crate) fn roots(&self) -> &[(PathBuf, Reach)] {
         &self.roots

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use fshipper_pipeline::{Checkpoint, History};
 
 use super::candidates::{self, Candidate};
-use super::identity::{self, Fingerprint, nanoseconds, read_head};
+use super::identity::{self, Fingerprint, nanoseconds};
+use super::lines::Encoding;
 use super::log::{Log, Now, Stage};
 use super::state::Generation;
 use super::tail::{Options, Tail};
@@ -21,12 +22,12 @@ const LONGEST_LINE: u64 = 1 << 20;
 
 impl Tail {
     /// The state log and the receiving side name different epochs for one log: whoever's file is there wins.
-    pub(super) fn resolve(&mut self, index: usize, history: &History) {
+    pub(super) fn resolve(&mut self, index: usize, history: &History, now: Now) {
         let log = &self.logs[index];
         let mut rival = Log::new(log.origin.clone(), log.path.clone(), log.table);
         rival.members = log.members.clone();
         rival.resume(None, Some(&history.current));
-        let gathered = candidates::gather(&rival, &self.options.patterns);
+        let gathered = candidates::gather(&rival, &self.options.patterns, now);
         let located = gathered.and_then(|files| candidates::locate(&rival, &files));
         // An epoch that the receiving side has left behind is one that it would refuse.
         let is_stale = history.earlier.iter().any(|(epoch, _)| *epoch == log.epoch);
@@ -54,10 +55,11 @@ impl Tail {
                 continue;
             }
             // A file that cannot be looked at now is read from its beginning when it can be.
-            let Ok(files) = candidates::gather(log, &self.options.patterns) else { continue };
+            let Ok(files) = candidates::gather(log, &self.options.patterns, now) else { continue };
             for candidate in files.iter().filter(|candidate| candidate.is_selected && candidate.stat.size > 0)
             {
-                let Ok(Some(generation)) = passed_over(candidate, now) else { continue };
+                let encoding = self.options.tables[log.table].lines.encoding;
+                let Ok(Some(generation)) = passed_over(candidate, encoding, now) else { continue };
                 self.state.stage_generation(&log.path, log.epoch, &generation);
                 log.generations.push(generation);
                 log.current = log.generations.len() - 1;
@@ -79,8 +81,9 @@ impl Tail {
         let log = &mut self.logs[index];
         let older = files.iter().take_while(|file| !file.is_live && Some(&*file.path) != current);
         let mut generations = Vec::new();
+        let encoding = self.options.tables[log.table].lines.encoding;
         for candidate in older {
-            let Ok(Some(generation)) = passed_over(candidate, now) else { continue };
+            let Ok(Some(generation)) = passed_over(candidate, encoding, now) else { continue };
             self.state.stage_generation(&log.path, log.epoch, &generation);
             generations.push(generation);
         }
@@ -90,12 +93,12 @@ impl Tail {
     }
 
     /// Drops logs whose last file was read to its end and is gone, so that the state does not grow for ever.
-    pub(super) fn forget_finished(&mut self) {
+    pub(super) fn forget_finished(&mut self, now: Now) {
         for log in &self.logs {
             let is_finished = matches!(log.stage, Stage::Over) && !log.generations.is_empty();
             // What cannot be looked at is there.
             let is_gone =
-                || candidates::gather(log, &self.options.patterns).is_ok_and(|files| files.is_empty());
+                || candidates::gather(log, &self.options.patterns, now).is_ok_and(|files| files.is_empty());
             if is_finished && is_gone() {
                 self.state.stage_forget(&log.path);
             }
@@ -108,16 +111,22 @@ pub(super) fn positions<'a>(from: &'a Checkpoint, options: &Options) -> HashMap<
     from.origins()
         .filter(|(origin, _)| origin.host() == options.host.as_bytes())
         .map(|(origin, history)| (PathBuf::from(OsStr::from_bytes(origin.path())), history))
-        .filter(|(path, _)| path.is_absolute() && options.patterns.owner(path).is_some())
+        .filter(|(path, _)| path.is_absolute() && options.patterns.owner_of_log(path).is_some())
         .collect()
 }
 
 /// A file that counts as read up to its last line end; `None` when it is not what it was.
-fn passed_over(candidate: &Candidate, now: Now) -> io::Result<Option<Generation>> {
-    let Some((file, stat)) = candidate.open()? else { return Ok(None) };
-    // A sibling is finished: what it lacks in line ends is nobody's beginning.
-    let skip = if candidate.is_live { last_line_start(&file, stat.size)? } else { stat.size };
-    let fingerprint = Fingerprint::of(&read_head(&file)?);
+fn passed_over(candidate: &Candidate, encoding: Encoding, now: Now) -> io::Result<Option<Generation>> {
+    let Some(opened) = candidate.open()? else { return Ok(None) };
+    let stat = opened.stat;
+    let skip = match candidate.is_live {
+        true => last_line_start(&opened.file, stat.size, encoding)?,
+        // How long a compressed one is takes long to find out: its beginning has to do.
+        false if candidate.is_packed() => 0,
+        // A sibling is finished: what it lacks in line ends is nobody's beginning.
+        false => stat.size,
+    };
+    let fingerprint = Fingerprint::of(&opened.head()?);
     let end = (!candidate.is_live).then_some((0, None));
     let began = nanoseconds(now.system);
     Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, began, late: 0, end }))
@@ -125,12 +134,12 @@ fn passed_over(candidate: &Candidate, now: Now) -> io::Result<Option<Generation>
 
 /// The position behind the last line end, so that the first line shipped is whole; the end when the last
 /// line is longer than anybody would wait for.
-fn last_line_start(file: &File, size: u64) -> io::Result<u64> {
+fn last_line_start(file: &File, size: u64, encoding: Encoding) -> io::Result<u64> {
     let from = size.saturating_sub(LONGEST_LINE);
     let tail = identity::read_at(file, from, (size - from) as usize)?;
-    Ok(match memchr::memrchr(b'\n', &tail) {
-        Some(newline) => from + newline as u64 + 1,
+    Ok(match encoding.last_end(&tail, from) {
+        Some(end) => from + end as u64,
         None if from == 0 => 0,
-        None => size,
+        None => encoding.whole(0, size as usize) as u64,
     })
 }

@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::contents::head_of;
 use super::discovery::Change;
-use super::identity::{self, FileId, read_head};
+use super::identity::FileId;
 use super::log::{Log, Reading, Stage};
 use super::siblings;
 use super::tail::Tail;
@@ -55,7 +56,12 @@ impl Tail {
         if let Some(index) = primary {
             self.add_member(index, &path);
         } else if let Some(table) = self.options.patterns.owner(&path) {
-            let index = self.add_log(&path, table);
+            // One that there is only compressed is known by the name that it had before.
+            let log = siblings::without_gzip(&path);
+            let index = self.add_log(log.as_ref().unwrap_or(&path), table);
+            if log.is_some() {
+                self.add_member(index, &path);
+            }
             self.own(id, index);
         }
     }
@@ -105,7 +111,7 @@ impl Tail {
         }
         let mut generations = self.logs[index].generations.iter().rev();
         let Some(generation) = generations.find(|generation| generation.id == id) else { return true };
-        let head = identity::open(path).and_then(|file| read_head(&file));
+        let head = head_of(path);
         // One that cannot be read now is not given to anybody else.
         head.map_or(true, |head| generation.fingerprint.matches(&head))
     }

@@ -8,7 +8,7 @@ use std::io;
 use anyhow::{Context as _, Result};
 
 use super::candidates::{self, Candidate, Located};
-use super::identity::{self, FileId, Fingerprint, nanoseconds, read_head};
+use super::identity::{self, FileId, Fingerprint, nanoseconds};
 use super::log::{Now, Reading, Stage, Whereabouts};
 use super::state::Generation;
 use super::tail::Tail;
@@ -81,7 +81,7 @@ impl Tail {
     fn settle(&mut self, index: usize, now: Now) -> io::Result<Option<Begin>> {
         loop {
             let log = &mut self.logs[index];
-            let files = candidates::gather(log, &self.options.patterns)?;
+            let files = candidates::gather(log, &self.options.patterns, now)?;
             let live = files.iter().find(|file| file.is_live).map(|file| file.stat);
             log.last_look = live.map(|stat| (stat.id, stat.size, stat.modified));
             self.report_late(index, &files, now)?;
@@ -110,7 +110,11 @@ impl Tail {
                     let found = files.iter().rev().find(|file| file.stat.id == reading.id);
                     let was_home = reading.whereabouts == Whereabouts::Home;
                     reading.whereabouts = match found {
-                        _ if reading.whereabouts == Whereabouts::Copy => Whereabouts::Copy,
+                        // A compressed file that waits to be opened may vanish.
+                        None if reading.is_packed && reading.is_closed() => Whereabouts::Gone,
+                        _ if reading.is_packed || reading.whereabouts == Whereabouts::Copy => {
+                            Whereabouts::Copy
+                        }
                         Some(file) if file.is_live => Whereabouts::Home,
                         Some(_) => Whereabouts::Moved,
                         None => Whereabouts::Gone,
@@ -125,7 +129,8 @@ impl Tail {
                     let is_gone = reading.whereabouts == Whereabouts::Gone;
                     let gone_since = reading.gone_since.filter(|_| is_gone).unwrap_or(now.instant);
                     reading.gone_since = is_gone.then_some(gone_since);
-                    let (whereabouts, is_closed) = (reading.whereabouts, reading.file.is_none());
+                    let (whereabouts, is_closed) = (reading.whereabouts, reading.is_closed());
+                    let is_failing = reading.is_failing;
                     let is_given_up = is_gone && is_closed && self.is_searched(index, gone_since, now);
                     let log = &mut self.logs[index];
                     match whereabouts {
@@ -140,9 +145,9 @@ impl Tail {
                             log.stage = Stage::Locate;
                         }
                         // Replaced by a file that continues it, as editors and rsync do.
-                        Whereabouts::Gone if is_at_last && live.is_some() => {
+                        Whereabouts::Gone if is_failing || (is_at_last && live.is_some()) => {
                             match candidates::locate(log, &files)? {
-                                Some(located) if located.whereabouts == Whereabouts::Home => {
+                                Some(located) if is_failing || located.whereabouts == Whereabouts::Home => {
                                     self.start_reading(index, located, now);
                                 }
                                 _ => {
@@ -187,7 +192,7 @@ impl Tail {
                 return Ok(None);
             }
         }
-        if !self.lose_vanished(index, &files, now) {
+        if !self.lose_vanished(index, &files, now)? {
             return Ok(None);
         }
         self.lose_unselected(index, &files, now)?;
@@ -200,27 +205,35 @@ impl Tail {
         self.lose_cut(index, next.as_ref(), now)?;
         let log = &mut self.logs[index];
         let Some(next) = next else { return Ok(None) };
-        let Some((file, stat)) = next.open()? else {
+        let Some(opened) = next.open()? else {
             self.waiting.insert(index);
             return Ok(None);
         };
-        let head = read_head(&file)?;
+        let (head, stat) = (opened.head()?, opened.stat);
         if head.is_empty() {
+            if next.is_packed() {
+                self.pass_by_unreadable(index, &next, now);
+            }
             return Ok(None);
         }
         let is_cut_in_place = last.is_some_and(|last| last.same(&stat.id));
-        let skip = if is_cut_in_place && head[0] == 0 { hole_before_text(&file)? } else { 0 };
+        let width = self.options.tables[log.table].lines.encoding.width();
+        let skip = if is_cut_in_place && head[0] == 0 { hole_before_text(&opened.file, width)? } else { 0 };
         let fingerprint = Fingerprint::of(&head);
         let began = nanoseconds(now.system);
         let (base, id) = (log.offset, stat.id);
         let generation = Generation { base, skip, fingerprint, id, began, late: 0, end: None };
-        let whereabouts = if next.is_live { Whereabouts::Home } else { Whereabouts::Moved };
-        let reading = Reading::new(next.path, file, &stat, whereabouts, now);
+        let reading = match next.is_live {
+            true => Reading::new(next.path, opened.file, &stat, Whereabouts::Home, now),
+            false if next.is_packed() => Reading::packed(next.path, &stat, now),
+            false => Reading::new(next.path, opened.file, &stat, Whereabouts::Moved, now),
+        };
         Ok(Some(Begin { index, generation, reading }))
     }
 
     fn start_reading(&mut self, index: usize, located: Located, now: Now) {
-        let Located { file, path, stat, whereabouts } = located;
+        let Located { opened, path, whereabouts } = located;
+        let stat = opened.stat;
         let log = &mut self.logs[index];
         let (current, is_last) = (log.current, log.is_at_last());
         let generation = &mut log.generations[current];
@@ -234,7 +247,10 @@ impl Tail {
         }
         log.last_read = Some(stat.id);
         log.missing_since = None;
-        log.stage = Stage::Reading(Reading::new(path, file, &stat, whereabouts, now));
+        log.stage = Stage::Reading(match opened.packed {
+            Some(_) => Reading::packed(path, &stat, now),
+            None => Reading::new(path, opened.file, &stat, whereabouts, now),
+        });
         self.own(stat.id, index);
         self.used(index);
         self.watch_home(index);
@@ -272,8 +288,9 @@ impl Tail {
 }
 
 /// A writer that does not append goes on at its old position after its file was truncated: before it the
-/// file has a hole. The position of the first byte that was written; 0 when there is no hole.
-fn hole_before_text(file: &File) -> io::Result<u64> {
+/// file has a hole. The position of the first character that was written, of at least `width` bytes; 0 when there
+/// is no hole.
+fn hole_before_text(file: &File, width: usize) -> io::Result<u64> {
     use rustix::fs::{SeekFrom, seek};
     const BLOCK: usize = 64 << 10;
     let data = match seek(file, SeekFrom::Data(0)) {
@@ -283,5 +300,6 @@ fn hole_before_text(file: &File) -> io::Result<u64> {
     // A hole ends at a block of the file system, the text begins somewhere in it.
     let block = identity::read_at(file, data, BLOCK)?;
     let zeros = block.iter().take_while(|byte| **byte == 0).count();
-    Ok(data + zeros as u64)
+    // Half of the first character may be zero.
+    Ok(data + (zeros - zeros % width) as u64)
 }

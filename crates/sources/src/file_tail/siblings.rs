@@ -9,7 +9,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-const COMPRESSED: [&[u8]; 5] = [b".gz", b".zst", b".bz2", b".xz", b".Z"];
+const GZIP: &[u8] = b".gz";
+
+const COMPRESSED: [&[u8]; 5] = [GZIP, b".zst", b".bz2", b".xz", b".Z"];
 
 /// A number of at most so many digits counts rotations; a longer one is a date.
 const MAX_ROTATION_DIGITS: usize = 5;
@@ -42,6 +44,10 @@ pub(crate) fn primaries(path: &Path) -> Vec<(PathBuf, Suffix)> {
     if let Some((primary, suffix)) = split_suffix(name) {
         add(primary.to_vec(), suffix);
     }
+    // Compressed where it stood: the youngest, as if it had been rotated no time.
+    if is_compressed(path) {
+        add(name.to_vec(), Suffix::Number(0));
+    }
     // A date before the extension, as with logrotate's `extension`.
     if let Some(dot) = memchr::memrchr(b'.', name)
         && let Some((stem, suffix @ Suffix::Date(_))) = split_suffix(&name[..dot])
@@ -49,6 +55,41 @@ pub(crate) fn primaries(path: &Path) -> Vec<(PathBuf, Suffix)> {
         add([stem, &name[dot..]].concat(), suffix);
     }
     found
+}
+
+/// Puts the files of one log, each with its time of change, in the order in which they were written, oldest
+/// first; `None` when they are not all of one log.
+pub fn in_order_of_rotation(files: Vec<(PathBuf, SystemTime)>) -> Option<Vec<PathBuf>> {
+    type File = (PathBuf, Option<Suffix>, SystemTime);
+    let as_part_of = |log: &Path, path: &Path| {
+        let found = primaries(path).into_iter().find(|(primary, _)| primary == log);
+        found.map(|(_, suffix)| Some(suffix)).or_else(|| (path == log).then_some(None))
+    };
+    let all_of = |log: &Path| -> Option<Vec<File>> {
+        files.iter().map(|(path, time)| Some((path.clone(), as_part_of(log, path)?, *time))).collect()
+    };
+    let (first, _) = files.first()?;
+    let mut logs = primaries(first).into_iter().map(|(log, _)| log).chain([first.clone()]);
+    let files = logs.find_map(|log| all_of(&log))?;
+    let (mut rotated, active): (Vec<File>, Vec<File>) = files.into_iter().partition(|file| file.1.is_some());
+    sort_oldest_first(&mut rotated, |file| file.1.as_ref(), |file| file.2);
+    Some(rotated.into_iter().chain(active).map(|file| file.0).collect())
+}
+
+/// Whether the name says that the content is compressed with gzip.
+pub(crate) fn is_gzip(path: &Path) -> bool {
+    without_gzip(path).is_some()
+}
+
+/// The path without the extension of gzip, if it has that.
+pub(crate) fn without_gzip(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.as_bytes().strip_suffix(GZIP)?;
+    (!name.is_empty()).then(|| path.with_file_name(OsStr::from_bytes(name)))
+}
+
+/// Whether the name says that the content is compressed in a way that is not read.
+pub(crate) fn is_unreadable(path: &Path) -> bool {
+    is_compressed(path) && !is_gzip(path)
 }
 
 /// Whether the name says that the content is compressed.
@@ -140,9 +181,14 @@ mod tests {
     #[test]
     fn knows_the_names_that_rotation_gives() {
         check("app.log.1", &["/d/app.log Number(1)"]);
-        check("app.log.12.gz", &["/d/app.log Number(12)"]);
+        check("app.log.12.gz", &["/d/app.log Number(12)", "/d/app.log.12 Number(0)"]);
+        check("app.log.gz", &["/d/app.log Number(0)"]);
+        check(".gz", &[]);
         check("app.log-20261123", &["/d/app.log Date([20261123])"]);
-        check("app.log-20261123-1.zst", &["/d/app.log Date([20261123, 1])"]);
+        check(
+            "app.log-20261123-1.zst",
+            &["/d/app.log Date([20261123, 1])", "/d/app.log-20261123-1 Number(0)"],
+        );
         check("app.log.2026-11-23", &["/d/app.log Date([2026, 11, 23])"]);
         check("app-20261123.log", &["/d/app.log Date([20261123])"]);
         check("app.log-1763856000", &["/d/app.log Date([1763856000])"]);
@@ -184,6 +230,25 @@ mod tests {
         assert_eq!(order(&[number(1, 100), number(2, 200), number(3, 300)]), [0, 1, 2]);
         assert_eq!(order(&[date(&[20261123, 1], 1), date(&[20261123], 2), date(&[20261122], 3)]), [2, 1, 0]);
         assert_eq!(order(&[number(1, 300), date(&[20261123], 100), (None, 200)]), [1, 2, 0]);
+    }
+
+    #[test]
+    fn the_files_of_one_log_are_put_in_order() {
+        let order = |names: &[&str]| {
+            let files = names.iter().map(|name| (PathBuf::from(name), SystemTime::UNIX_EPOCH)).collect();
+            let order = in_order_of_rotation(files)?;
+            Some(order.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "))
+        };
+        let ordered = |names: &[&str], expected: &str| assert_eq!(order(names).as_deref(), Some(expected));
+        ordered(&["l/a.log"], "l/a.log");
+        ordered(
+            &["l/a.log", "l/a.log.1", "l/a.log.10.gz", "l/a.log.2"],
+            "l/a.log.10.gz l/a.log.2 l/a.log.1 l/a.log",
+        );
+        ordered(&["a.log-20261123", "a.log", "a.log-20261122"], "a.log-20261122 a.log-20261123 a.log");
+        ordered(&["a-20261123.log", "a-20261122.log"], "a-20261122.log a-20261123.log");
+        assert_eq!(order(&["a.log", "b.log"]), None);
+        assert_eq!(order(&["l/a.log", "m/a.log.1"]), None);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use fshipper_pipeline::{Batch, Checkpoint, Complaint, Origin, Position};
 use super::candidates;
 use super::discovery::Discovery;
 use super::identity::{FileId, Stat};
+use super::lines::Lines;
 use super::log::{Log, Now, Stage, Whereabouts};
 use super::patterns::Patterns;
 use super::restoring::positions;
@@ -67,12 +68,13 @@ pub(crate) struct Options {
 }
 
 /// The options of one `[[source]]` table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TableOptions {
     pub(crate) start_at_end: bool,
     pub(crate) max_line_bytes: usize,
     pub(crate) rotate_wait: Duration,
     pub(crate) ignore_older: Option<Duration>,
+    pub(crate) lines: Lines,
 }
 
 /// What to do after [`Tail::fill`].
@@ -106,12 +108,18 @@ pub(crate) struct Tail {
     pub(super) unsettled: BTreeSet<usize>,
     /// Logs to settle again at the next tick.
     pub(super) waiting: BTreeSet<usize>,
+    /// When the last events of logs are taken for complete.
+    pub(super) releases: BTreeSet<(Instant, usize)>,
     /// Logs with an open file, the one used least recently first.
     open: BTreeMap<u64, usize>,
     pub(super) max_open_files: usize,
     pub(super) max_held_files: usize,
     pub(super) held_files: usize,
     uses: u64,
+    /// Held by each decoder at work.
+    pub(super) decoders: Arc<()>,
+    /// How much was decoded only to reach a position.
+    pub(super) effort: usize,
     next_tick: Instant,
     last_tick: Instant,
     /// A tick is due at once.
@@ -163,11 +171,14 @@ impl Tail {
             ready: VecDeque::new(),
             unsettled: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            releases: BTreeSet::new(),
             open: BTreeMap::new(),
             max_open_files: max_open_files.clamp(1, MAX_OPEN_FILES) as usize,
             max_held_files: MAX_HELD_FILES,
             held_files: 0,
             uses: 0,
+            decoders: Arc::new(()),
+            effort: 0,
             next_tick: now.instant,
             last_tick: now.instant,
             must_tick: false,
@@ -184,16 +195,18 @@ impl Tail {
         let is_sound = remembered.complete && !remembered.is_damaged;
         for path in paths {
             // What no pattern selects any more is not read on.
-            let Some(table) = tail.options.patterns.owner(&path) else { continue };
+            let Some(table) = tail.options.patterns.owner_of_log(&path) else { continue };
             let known = remembered.logs.remove(&path);
             let history = positions.get(&path);
             let position = history.map(|history| &history.current);
-            if let (None, Some(position), true) = (&known, position, is_sound) {
+            let reached = history.and_then(|history| history.reached());
+            if let (None, Some(position), None, true) = (&known, position, reached, is_sound) {
                 let origin = tail.options.origin(&path);
                 tail.dormant.insert(origin, position.clone());
                 continue;
             }
             let index = tail.add_log(&path, table);
+            tail.logs[index].reached = reached.unwrap_or(0);
             match (&known, history) {
                 (Some(known), Some(history)) if known.epoch != history.current.epoch => {
                     rivals.push((index, (*history).clone()));
@@ -209,7 +222,7 @@ impl Tail {
         }
         tail.discover(now);
         for (index, history) in rivals {
-            tail.resolve(index, &history);
+            tail.resolve(index, &history, now);
         }
         if is_first_start {
             tail.pass_over_at_first_start(now);
@@ -217,7 +230,7 @@ impl Tail {
         if !remembered.complete {
             tail.state.stage_complete();
         }
-        tail.forget_finished();
+        tail.forget_finished(now);
         match tail.flush() {
             // Files that are known go on, even while the disk is full.
             Err(error) if remembered.complete => tail.complain_about_state(&error),
@@ -225,6 +238,12 @@ impl Tail {
         }
         tail.next_tick = now.instant + TICK;
         Ok(tail)
+    }
+
+    /// The tables of which no file was found.
+    pub(crate) fn tables_without_files(&self) -> Vec<usize> {
+        let has_files = |table: &usize| self.logs.iter().any(|log| log.table == *table);
+        (0..self.options.tables.len()).filter(|table| !has_files(table)).collect()
     }
 
     /// Appends what is there to read, about `max_batch_bytes` of it. `is_ending` asks for the end: what is
@@ -239,10 +258,21 @@ impl Tail {
             self.is_ending = true;
             self.discovery.look_everywhere();
             self.must_tick = true;
-            (0..self.logs.len()).for_each(|index| self.look(index));
+            for index in 0..self.logs.len() {
+                self.look(index);
+                // What is held back is not.
+                self.make_ready(index);
+            }
         }
         if self.must_tick || now.instant >= self.next_tick {
             self.tick(now);
+        }
+        while let Some(&(due, index)) = self.releases.first()
+            && due <= now.instant
+        {
+            self.releases.pop_first();
+            self.logs[index].awaits_release = false;
+            self.make_ready(index);
         }
         let mut bytes = 0;
         loop {
@@ -261,14 +291,16 @@ impl Tail {
                 batches.push_back(batch);
                 self.make_ready(index);
             }
+            bytes += std::mem::take(&mut self.effort);
             if bytes >= self.options.max_batch_bytes || batches.len() >= MAX_BATCHES {
                 break;
             }
         }
-        if !batches.is_empty() {
+        if !batches.is_empty() || !self.ready.is_empty() {
             return Ok(Next::More);
         }
-        Ok(if self.is_ending { Next::End } else { Next::Wait(self.next_tick) })
+        let release = self.releases.first().map_or(self.next_tick, |(due, _)| *due);
+        Ok(if self.is_ending { Next::End } else { Next::Wait(self.next_tick.min(release)) })
     }
 
     /// Looks at everything whose turn it is.

@@ -2,6 +2,8 @@
 //! arrived, put together by their offsets, are those that were written.
 
 mod bench;
+mod compressed;
+mod events;
 mod limits;
 mod losses;
 mod random;

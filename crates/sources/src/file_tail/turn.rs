@@ -1,8 +1,9 @@
 //! Reading one batch of one log: [`Tail::turn`].
 //!
 //! A block is read together with the few bytes before it: they must be those that were there when the
-//! position was reached, or the file is another one by now. It is cut behind its last line end, and what
-//! follows is read again later: nothing is kept for a file that waits, however long its line.
+//! position was reached, or the file is another one by now. It is cut behind its last line end, or before its
+//! last event, and what follows is read again later: nothing is kept for a file that waits, however long its
+//! line. Of what waits each byte is searched for a line end once, and each line compared with a pattern once.
 
 use std::io;
 
@@ -11,6 +12,7 @@ use fshipper_pipeline::Batch;
 
 use super::candidates::is_absence;
 use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
+use super::lines::Lines;
 use super::log::{Log, Now, Stage, Whereabouts};
 use super::tail::Tail;
 
@@ -19,12 +21,23 @@ const SCAN_BYTES: u64 = 64 << 10;
 
 /// What a look at the file of a log says.
 enum View {
-    /// Read so much, all of it even without a line end.
-    Read { length: usize, everything: bool },
+    /// Read so much.
+    Read { length: usize, cut: Cut },
     /// Nothing to read now.
     Nothing,
     /// The file does not hold any more what was read of it.
     Replaced,
+}
+
+/// How much to take of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// All of it.
+    Nowhere,
+    /// Whole lines.
+    BehindLastLine,
+    /// Whole events. Of lines that begin before this byte of the block it is known that they begin none.
+    BeforeLastEvent(usize),
 }
 
 impl Tail {
@@ -38,10 +51,8 @@ impl Tail {
             Ok(batch) => batch,
             Err(error) => {
                 // Some errors stay with the open file (a stale handle, for one): it is opened again, if it can be.
-                if let Stage::Reading(reading) = &mut self.logs[index].stage
-                    && reading.whereabouts == Whereabouts::Home
-                {
-                    reading.file = None;
+                if let Stage::Reading(reading) = &mut self.logs[index].stage {
+                    reading.open_anew();
                 }
                 self.complain(index, &error);
                 None
@@ -50,13 +61,16 @@ impl Tail {
     }
 
     fn read(&mut self, index: usize, now: Now) -> io::Result<Option<Batch>> {
+        if matches!(&self.logs[index].stage, Stage::Reading(reading) if reading.is_packed) {
+            return self.read_packed(index, now);
+        }
         if !self.open_again(index)? {
             return Ok(None);
         }
         self.used(index);
         let view = self.view(index, now)?;
         match view {
-            View::Read { length, everything } => self.read_block(index, length, everything, now),
+            View::Read { length, cut } => self.read_block(index, length, cut, now),
             View::Nothing => {
                 self.reach_end(index, now);
                 Ok(None)
@@ -97,7 +111,9 @@ impl Tail {
         let may_finish = self.may_finish(index, now);
         let is_ending = self.is_ending;
         let log = &mut self.logs[index];
-        let max_line_bytes = self.options.tables[log.table].max_line_bytes as u64;
+        let table = &self.options.tables[log.table];
+        let (lines, max_line_bytes) = (&table.lines, table.max_line_bytes as u64);
+        let encoding = lines.encoding;
         let position = log.position();
         // A generation that another one follows ends where that one begins.
         let known_end = log.next_base().map(|next| next - log.offset + position);
@@ -117,7 +133,10 @@ impl Tail {
         reading.size = stat.size;
         reading.modified = stat.modified;
         if is_ending {
-            reading.stop_at.get_or_insert(stat.size);
+            // Half a character at the end is one that is being written.
+            let is_home = reading.whereabouts == Whereabouts::Home;
+            let whole = stat.size - stat.size % encoding.width() as u64;
+            reading.stop_at.get_or_insert(if is_home { whole } else { stat.size });
         }
         let end = [known_end, reading.stop_at].into_iter().flatten().fold(stat.size, u64::min);
         let waiting = end.saturating_sub(position);
@@ -129,33 +148,46 @@ impl Tail {
         let length = waiting.min(max_batch_bytes);
         let is_rest = length == waiting;
         let everything = is_rest && (known_end == Some(end) || may_finish);
-        if !everything && reading.scanned > position && waiting < max_line_bytes {
+        if everything {
+            return Ok(View::Read { length: length as usize, cut: Cut::Nowhere });
+        }
+        let still = now.instant.saturating_duration_since(reading.grown);
+        let is_released = lines.timeout().is_none_or(|timeout| still >= timeout);
+        let judged = reading.judged.max(position);
+        let has_whole_lines = judged > position;
+        if reading.scanned > position && waiting < max_line_bytes && !(is_released && has_whole_lines) {
             // A line that grew: read it once it is whole.
             let mut scanned = reading.scanned;
-            while scanned < end {
+            while end - scanned >= encoding.width() as u64 {
                 let piece = read_at(file, scanned, (end - scanned).min(SCAN_BYTES) as usize)?;
-                if piece.is_empty() || memchr::memchr(b'\n', &piece).is_some() {
+                if piece.is_empty() || encoding.last_end(&piece, scanned).is_some() {
                     break;
                 }
-                scanned += piece.len() as u64;
+                scanned += encoding.whole(scanned, piece.len()) as u64;
             }
             reading.scanned = scanned;
-            if scanned >= end {
+            if end - scanned < encoding.width() as u64 {
                 return Ok(View::Nothing);
             }
+            if !is_released {
+                let fresh = read_at(file, judged, (end - judged) as usize)?;
+                let lowest = usize::from(!has_whole_lines);
+                let event = lines.last_event(&fresh, judged, lowest);
+                reading.judged = judged + encoding.last_end(&fresh, judged).unwrap_or(0) as u64;
+                reading.scanned = judged + encoding.whole(judged, fresh.len()) as u64;
+                let Some(event) = event else { return Ok(View::Nothing) };
+                let length = (judged - position) as usize + event;
+                return Ok(View::Read { length, cut: Cut::Nowhere });
+            }
         }
-        Ok(View::Read { length: length as usize, everything })
+        let unjudged = (judged - position).max(1) as usize;
+        let cut = if is_released { Cut::BehindLastLine } else { Cut::BeforeLastEvent(unjudged) };
+        Ok(View::Read { length: length as usize, cut })
     }
 
-    fn read_block(
-        &mut self,
-        index: usize,
-        length: usize,
-        everything: bool,
-        now: Now,
-    ) -> io::Result<Option<Batch>> {
+    fn read_block(&mut self, index: usize, length: usize, cut: Cut, now: Now) -> io::Result<Option<Batch>> {
         let log = &mut self.logs[index];
-        let max_line_bytes = self.options.tables[log.table].max_line_bytes;
+        let table = &self.options.tables[log.table];
         let position = log.position();
         let (Stage::Reading(reading), Some(generation)) = (&mut log.stage, log.generations.get(log.current))
         else {
@@ -174,9 +206,14 @@ impl Tail {
         }
         reading.sound_size = reading.size;
         let data = &block[lead..];
-        let taken = cut(data, everything && data.len() == length, max_line_bytes);
+        // Shorter than it was a moment ago: then this is not all of it.
+        let cut = if data.len() < length && cut == Cut::Nowhere { Cut::BehindLastLine } else { cut };
+        let taken = table.lines.take(data, position, cut, table.max_line_bytes);
+        if let Cut::BeforeLastEvent(_) = cut {
+            reading.judged = position + table.lines.encoding.last_end(data, position).unwrap_or(0) as u64;
+        }
         if taken == 0 {
-            reading.scanned = position + data.len() as u64;
+            reading.scanned = position + table.lines.encoding.whole(position, data.len()) as u64;
             self.reach_end(index, now);
             return Ok(None);
         }
@@ -193,7 +230,9 @@ impl Tail {
         if let Some(place) = log.place(false) {
             batch.place = place.encode();
         }
-        log.complaint.settle();
+        if log.complaint.settle() {
+            tracing::info!("reading `{}` again", log.origin);
+        }
         Ok(Some(batch))
     }
 
@@ -228,6 +267,7 @@ impl Tail {
 
     /// All of the file was read, or all but a line that has no end yet.
     fn reach_end(&mut self, index: usize, now: Now) {
+        self.await_release(index);
         let may_finish = self.may_finish(index, now);
         let log = &mut self.logs[index];
         let position = log.position();
@@ -263,6 +303,20 @@ impl Tail {
         }
     }
 
+    /// Whole lines that may be continued are looked at again when that has become unlikely.
+    fn await_release(&mut self, index: usize) {
+        let log = &mut self.logs[index];
+        let position = log.position();
+        if let Stage::Reading(reading) = &log.stage
+            && let Some(timeout) = self.options.tables[log.table].lines.timeout()
+            && reading.judged > position
+            && !log.awaits_release
+        {
+            log.awaits_release = true;
+            self.releases.insert((reading.grown + timeout, index));
+        }
+    }
+
     /// The file was truncated or overwritten in place. What was not read of it may be in a copy.
     fn replace(&mut self, index: usize, now: Now) {
         let log = &mut self.logs[index];
@@ -279,7 +333,9 @@ impl Tail {
 impl Log {
     /// Remembers how far the file of the current generation went when it was last seen.
     pub(super) fn note_end(&mut self) {
-        if let Stage::Reading(reading) = &self.stage {
+        if let Stage::Reading(reading) = &self.stage
+            && !reading.is_packed
+        {
             let unread = reading.sound_size.saturating_sub(self.position());
             self.seen_end = Some(self.offset + unread);
         }
@@ -301,22 +357,35 @@ fn matches_head(fingerprint: &Fingerprint, block: &[u8]) -> bool {
     block.len() < usize::from(fingerprint.length) || fingerprint.matches(block)
 }
 
-/// How much of `data` to take: whole lines; all of it when nothing more comes; a part when a line is longer
-/// than a line may be; else nothing.
-fn cut(data: &[u8], everything: bool, max_line_bytes: usize) -> usize {
-    if everything {
-        return data.len();
-    }
-    match memchr::memrchr(b'\n', data) {
-        Some(newline) => newline + 1,
-        None if data.len() >= max_line_bytes => max_line_bytes,
-        None => 0,
+impl Lines {
+    /// How much of `data`, which stands at `position` of the file, to take: as `cut` says; a part when a line or
+    /// an event is longer than `max_line_bytes`; else nothing.
+    pub(super) fn take(&self, data: &[u8], position: u64, cut: Cut, max_line_bytes: usize) -> usize {
+        let taken = match cut {
+            Cut::Nowhere => Some(data.len()),
+            Cut::BehindLastLine => self.encoding.last_end(data, position),
+            Cut::BeforeLastEvent(unjudged) => self.last_event(data, position, unjudged),
+        };
+        match taken {
+            Some(taken) => taken,
+            None if data.len() >= max_line_bytes => {
+                let part = &data[..max_line_bytes];
+                let whole = || self.encoding.whole(position, part.len());
+                self.encoding.last_end(part, position).unwrap_or_else(whole)
+            }
+            None => 0,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn cut(data: &[u8], everything: bool, max_line_bytes: usize) -> usize {
+        let cut = if everything { Cut::Nowhere } else { Cut::BehindLastLine };
+        Lines::default().take(data, 0, cut, max_line_bytes)
+    }
 
     #[test]
     fn cuts_behind_the_last_line_end() {

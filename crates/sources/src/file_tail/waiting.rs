@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::candidates::{self, Candidate};
-use super::identity::{FileId, Fingerprint, Stat, nanoseconds, read_head};
+use super::identity::{FileId, Fingerprint, Stat, nanoseconds};
 use super::log::{Cut, Held, Log, Now};
 use super::siblings;
 use super::state::Generation;
@@ -25,7 +25,7 @@ impl Tail {
         let shows = |path: &Path, file: &Candidate| self.discovery.shows(path, Some(file.stat.id));
         let is_found =
             |path: &PathBuf| self.discovery.shows(path, None) || files.iter().any(|file| shows(path, file));
-        let mut members = log.members.iter().filter(|path| !siblings::is_compressed(path));
+        let mut members = log.members.iter().filter(|path| !siblings::is_unreadable(path));
         let agrees = self.discovery.shows(&log.path, live)
             && self.discovery.is_still(&log.path)
             && files.iter().all(|file| file.is_held() || shows(&file.path, file))
@@ -70,11 +70,13 @@ impl Tail {
             };
             let held = &mut log.held[place];
             held.path = next.path.clone();
+            // How far a compressed one goes is not known before it is read: opened it is when its turn comes.
             if held.file.is_none()
+                && !next.is_packed()
                 && self.held_files < self.max_held_files
-                && let Some((file, _)) = next.open()?
+                && let Some(opened) = next.open()?
             {
-                held.file = Some(file.into());
+                held.file = Some(opened.file.into());
                 self.held_files += 1;
             }
         }
@@ -91,13 +93,14 @@ impl Tail {
             return Ok(());
         }
         let head = match next.map(Candidate::open).transpose()?.flatten() {
-            Some((file, _)) => read_head(&file)?,
+            Some(opened) => opened.head()?,
             None => Vec::new(),
         };
         let mut lost = Vec::new();
         for held in &mut log.held {
             if let Some(copy) = next.filter(|next| next.stat.id != held.id) {
-                held.cuts.retain(|cut| copy.stat.size < cut.size || !cut.fingerprint.matches(&head));
+                let is_short = |cut: &Cut| !copy.is_packed() && copy.stat.size < cut.size;
+                held.cuts.retain(|cut| is_short(cut) || !cut.fingerprint.matches(&head));
             } else if next.is_some() || held.size == 0 {
                 lost.extend(held.cuts.drain(..).map(|cut| (held.id, held.path.clone(), cut)));
             }
@@ -132,7 +135,7 @@ impl Tail {
 
     fn find_successor(&mut self, index: usize, now: Now) -> io::Result<bool> {
         let log = &mut self.logs[index];
-        let files = candidates::gather(log, &self.options.patterns)?;
+        let files = candidates::gather(log, &self.options.patterns, now)?;
         look_at_held(log, &files)?;
         if log.held.iter().any(|held| !held.cuts.is_empty()) {
             return Ok(true);
@@ -151,11 +154,12 @@ impl Tail {
 pub(super) fn look_at_held(log: &mut Log, files: &[Candidate]) -> io::Result<()> {
     for held in &mut log.held {
         let Some(file) = files.iter().find(|file| file.stat.id == held.id) else { continue };
-        if held.size == file.stat.size && held.modified == Some(file.stat.modified) {
+        let is_same = held.size == file.stat.size && held.modified == Some(file.stat.modified);
+        if is_same || file.is_packed() {
             continue;
         }
-        if let Some((opened, stat)) = file.open()? {
-            held.look(&stat, &read_head(&opened)?);
+        if let Some(opened) = file.open()? {
+            held.look(&opened.stat, &opened.head()?);
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fshipper_pipeline::{Epoch, Origin};
+use fshipper_pipeline::{Epoch, Origin, Progress};
 use tokio::sync::watch;
 
 use super::*;
@@ -18,7 +18,8 @@ fn context() -> Context {
         once: false,
     };
     let hangups = watch::Sender::new(0).subscribe();
-    Context { settings: Arc::new(settings), state_dir: PathBuf::from("/nowhere"), once: None, hangups }
+    let (state_dir, progress) = (PathBuf::from("/nowhere"), Progress::default());
+    Context { settings: Arc::new(settings), state_dir, once: None, hangups, progress }
 }
 
 fn batch(start: u64, bytes: impl Into<fshipper_pipeline::Bytes>) -> Batch {

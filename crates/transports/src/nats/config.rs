@@ -1,6 +1,7 @@
 //! The `[transport]` table with `type = "nats"`: [`Nats`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use fshipper_pipeline::config::{OneOrMany, Period, Secret, Size};
 use fshipper_pipeline::{Ends, Invalid, Origin, Settings};
@@ -102,6 +103,19 @@ pub(crate) struct StreamTable {
     pub(crate) max_age: Option<Period>,
     /// How much is kept at most; a full stream makes producers wait. Default: no limit.
     pub(crate) max_bytes: Option<Size>,
+    /// Whether consumers tell producers how far they have every log on their disks, in a stream of its own named
+    /// `{name}_floor`. Then bytes are lost only if the broker and the source both lose them. Set it to `false` in
+    /// a consumer that only reads along.
+    #[serde(default = "yes")]
+    pub(crate) floor: bool,
+    /// How long a consumer waits for a producer to send bytes again that the stream has lost, before it records
+    /// their loss and goes on. Meanwhile only that log waits.
+    #[serde(default = "one_day")]
+    pub(crate) gap_wait: Period,
+    /// Whether a consumer deletes from the stream what it has on its disk; the last message of each log stays.
+    /// Not where anybody else reads the stream.
+    #[serde(default)]
+    pub(crate) purge: bool,
 }
 
 /// Where a stream keeps its messages.
@@ -126,8 +140,20 @@ const MAX_REPLICAS: usize = 5;
 /// subject of a consumer's request holds ours again.
 const MAX_SUBJECT_BYTES: usize = 1024;
 
+/// Long enough for a host to come back from whatever happened to it overnight, since a loss is for ever and
+/// waiting costs little; not for ever, since some never come back.
+const GAP_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
 fn one() -> usize {
     1
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one_day() -> Period {
+    Period(GAP_WAIT)
 }
 
 impl Nats {
@@ -292,6 +318,11 @@ impl StreamTable {
         if self.max_age.is_some_and(|age| age.0.is_zero()) {
             return Err(Invalid::new("stream.max_age", "a stream cannot keep messages for no time")
                 .help("leave it out to keep them for ever, or write a duration such as \"7d\""));
+        }
+        if self.purge && !self.floor {
+            return Err(Invalid::new("stream.purge", "`purge` does not go with `floor = false`").help(
+                "a consumer that only reads along must not delete anything: leave one of the two out",
+            ));
         }
         Ok(())
     }

@@ -106,6 +106,11 @@ impl Connection {
         self.denied_since(self.denial_mark(), vec![subject.to_owned()])
     }
 
+    /// That the server refuses these subjects, which are patterns, is no trouble by itself.
+    pub(crate) fn tolerate(&self, subjects: Vec<String>) {
+        self.events.tolerate(subjects);
+    }
+
     /// Now, for [`Connection::denied_since`].
     pub(crate) fn denial_mark(&self) -> u64 {
         self.events.denials().borrow().count()

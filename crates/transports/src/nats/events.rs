@@ -11,6 +11,8 @@ use fshipper_pipeline::{Complaint, Escaped};
 
 use super::watch;
 
+use super::pattern::covers;
+
 /// Receives the events of one connection. Clones are one and the same.
 #[derive(Clone, Debug)]
 pub(super) struct Events(Arc<Shared>);
@@ -47,6 +49,8 @@ struct Shared {
     link: watch::Sender<Link>,
     denials: watch::Sender<Denials>,
     complaints: Mutex<HashMap<String, Complaint>>,
+    /// Subjects that may be forbidden: whoever uses them says what it means.
+    tolerated: Mutex<Vec<String>>,
 }
 
 /// As many refusals as can be of interest to requests under way.
@@ -77,8 +81,8 @@ impl Events {
     /// For a connection to `servers` that is about to be made.
     pub(super) fn new(servers: String) -> Self {
         let link = watch::Sender::new(Link { up: true, breaks: 0 });
-        let (denials, complaints) = (watch::Sender::default(), Mutex::default());
-        Self(Arc::new(Shared { servers, link, denials, complaints }))
+        let (denials, complaints, tolerated) = (watch::Sender::default(), Mutex::default(), Mutex::default());
+        Self(Arc::new(Shared { servers, link, denials, complaints, tolerated }))
     }
 
     /// Whether there is a connection, from now on.
@@ -94,6 +98,11 @@ impl Events {
     /// What the server refuses, from now on.
     pub(super) fn denials(&self) -> watch::Receiver<Denials> {
         self.0.denials.subscribe()
+    }
+
+    /// That the server refuses these subjects, which are patterns, is no trouble by itself.
+    pub(super) fn tolerate(&self, subjects: Vec<String>) {
+        self.0.tolerated.lock().unwrap_or_else(PoisonError::into_inner).extend(subjects);
     }
 
     /// Takes one event of the client.
@@ -159,11 +168,20 @@ impl Events {
             );
         };
         self.0.denials.send_modify(|denials| denials.add(subject, shown.to_string()));
+        if self.tolerates(subject) {
+            tracing::debug!("the NATS server refuses: {shown}");
+            return;
+        }
         self.complain(
             message,
             |text| tracing::error!("{text}"),
             || format!("the NATS server refuses: {shown}; give this user the permission"),
         );
+    }
+
+    fn tolerates(&self, subject: &str) -> bool {
+        let tolerated = self.0.tolerated.lock().unwrap_or_else(PoisonError::into_inner);
+        tolerated.iter().any(|pattern| covers(pattern, subject))
     }
 
     /// Logs a message of one kind at a bounded rate.
@@ -210,11 +228,24 @@ impl Denials {
 
 /// A failed attempt in words, with what to do about it where that is known.
 pub(super) fn cannot_connect(servers: &str, error: &str) -> String {
-    let shown = Escaped(error.as_bytes());
+    let shown = without_repetitions(error);
+    let shown = Escaped(shown.as_bytes());
     match REMEDIES.iter().find(|(sign, _)| error.contains(sign)) {
         Some((_, remedy)) => format!("cannot connect to {servers}: {shown} ({remedy})"),
         None => format!("cannot connect to {servers}: {shown}"),
     }
+}
+
+/// The client's errors name their kind and then their cause, which may be the same: `authorization violation: nats:
+/// authorization violation`.
+fn without_repetitions(error: &str) -> String {
+    let mut parts = Vec::new();
+    for part in error.split(": ").filter(|part| *part != "nats") {
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    parts.join(": ")
 }
 
 /// The subject of a message such as `Permissions Violation for Publish to "orders"`.
@@ -251,6 +282,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tolerated_subject_is_no_trouble_and_still_told() {
+        let events = Events::new("nats://a".to_owned());
+        events.tolerate(vec!["floor.>".to_owned()]);
+        events.take(denied("floor.a.b"));
+        assert!(events.0.complaints.lock().unwrap().is_empty());
+        assert!(events.denials().borrow().since(0, &["floor.a.b".to_owned()]).is_some());
+        events.take(denied("data.a.b"));
+        assert_eq!(events.0.complaints.lock().unwrap().len(), 1);
+    }
+
+    #[test]
     fn recent_denials_are_bounded() {
         let events = Events::new("nats://a".to_owned());
         for number in 0..1000 {
@@ -260,6 +302,13 @@ mod tests {
         assert_eq!(denials.borrow().count(), 1000);
         assert_eq!(denials.borrow().recent.len(), MAX_RECENT_DENIALS);
         assert!(denials.borrow().since(0, &["999".to_owned()]).is_some());
+    }
+
+    #[test]
+    fn what_an_error_says_twice_is_shown_once() {
+        let shown = cannot_connect("a", "authorization violation: nats: authorization violation");
+        assert_eq!(shown.matches("authorization violation").count(), 1, "{shown}");
+        assert!(cannot_connect("a", "IO error: refused").ends_with(": IO error: refused"));
     }
 
     #[test]

@@ -44,6 +44,11 @@ struct Mark {
     partly: u64,
 }
 
+/// Whether a position with this place is one of those that are given here.
+pub(super) fn is_foreign(place: &[u8]) -> bool {
+    Mark::parse(place).is_some()
+}
+
 impl Foreign {
     /// Where the sink stands.
     pub(super) fn restore(from: &Checkpoint) -> Self {

@@ -6,8 +6,9 @@ use fshipper_pipeline::{Checkpoint, Context, Ends, Settings, Sink, Source};
 use super::api::Api;
 use super::config::{Framing, Nats, StreamTable};
 use super::connect::{Connection, connect};
+use super::floor::FloorPlan;
 use super::probe;
-use super::receiver::Receiver;
+use super::receiver::{FloorTable, Receiver};
 use super::requests::Requests;
 use super::sender::Sender;
 use super::stream::Plan;
@@ -50,11 +51,11 @@ pub(super) async fn sender_over(
     connection: Connection,
     context: Context,
 ) -> Result<Box<dyn Sink>> {
-    let settings = context.settings;
     let api = Api::new(Requests::new(connection).await?);
     let encoding = Encoding { compression: nats.compression, host: false };
-    let plan = plan(nats, stream);
-    Ok(Box::new(Sender::open(api, &plan, nats.subjects(), nats.framing, encoding, settings).await?))
+    let (plan, floor) = (plan(nats, stream), floor(nats, stream));
+    let sender = Sender::open(api, &plan, floor, nats.subjects(), nats.framing, encoding, context).await?;
+    Ok(Box::new(sender))
 }
 
 /// The receiving end over a connection that stands.
@@ -68,7 +69,13 @@ pub(super) async fn receiver_over(
     let api = Api::new(Requests::new(connection).await?);
     let (plan, subjects) = (plan(nats, stream), nats.subjects());
     let filters = subjects.receive(nats.read_partitions.as_deref());
-    let receiver = Receiver::open(api, plan, subjects, &nats.subject, filters, from, &context).await?;
+    let floor = floor(nats, stream).map(|plan| FloorTable {
+        plan,
+        read_partitions: nats.read_partitions.clone(),
+        gap_wait: stream.gap_wait.0,
+        purge: stream.purge,
+    });
+    let receiver = Receiver::open(api, plan, floor, subjects, filters, from, &context).await?;
     Ok(Box::new(receiver))
 }
 
@@ -88,6 +95,11 @@ pub(super) async fn probe(
     let (plan, subjects) = (plan(nats, stream), nats.subjects());
     let filters = subjects.receive(nats.read_partitions.as_deref());
     probe::probe(&api, &plan, &subjects, &filters, ends, settings.host.as_bytes()).await
+}
+
+fn floor(nats: &Nats, table: &StreamTable) -> Option<FloorPlan> {
+    let plan = || FloorPlan::new(&table.name, table.create, table.replicas, &nats.subject, nats.partitions);
+    table.floor.then(plan)
 }
 
 fn plan(nats: &Nats, table: &StreamTable) -> Plan {

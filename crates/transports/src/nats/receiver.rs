@@ -13,13 +13,18 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use fshipper_pipeline::{
-    Backoff, Batch, Checkpoint, Complaint, Context, Cursor, Escaped, Origin, Settings, Source,
+    Backoff, Batch, Checkpoint, Complaint, Content, Context, Cursor, Escaped, Origin, Settings, Source,
 };
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
 use super::connect::Queues;
+use super::floor::FloorPlan;
+use super::floor::purge::{Marks, Purger};
+use super::floor::teller::{Task, Teller};
 use super::foreign::{Foreign, ForeignMessage};
 use super::pattern::covers;
 use super::pull::{Delivered, Until};
@@ -52,6 +57,25 @@ pub(super) struct Receiver {
     once: Option<CancellationToken>,
     ending: Ending,
     refused: Complaint,
+    /// Tells how far the sink is, where that is wanted; it ends with this struct.
+    teller: JoinSet<()>,
+    /// Wakes the teller: the stream may be another one.
+    look_again: Arc<Notify>,
+    /// Which messages hold which bytes, where they are deleted once they are durable.
+    marks: Option<Arc<Marks>>,
+}
+
+/// What a table says of the commit floor.
+#[derive(Debug)]
+pub(super) struct FloorTable {
+    /// Where it is told.
+    pub(super) plan: FloorPlan,
+    /// The partitions that are read.
+    pub(super) read_partitions: Option<Vec<u32>>,
+    /// How long missing bytes are waited for.
+    pub(super) gap_wait: Duration,
+    /// Whether what is durable is deleted.
+    pub(super) purge: bool,
 }
 
 /// Where reading ends.
@@ -90,13 +114,13 @@ impl Receiver {
     pub(super) async fn open(
         api: Api,
         plan: Plan,
+        floor: Option<FloorTable>,
         subjects: Subjects,
-        subject: &str,
         filters: Vec<String>,
         from: Checkpoint,
         context: &Context,
     ) -> Result<Self> {
-        let transport: Arc<str> = format!("nats:{}:{subject}", plan.name).into();
+        let transport: Arc<str> = format!("nats:{}:{}", plan.name, subjects.root()).into();
         let place = from.cursor(&transport).and_then(|position| {
             let place = Place::parse(position);
             if place.is_none() {
@@ -121,12 +145,38 @@ impl Receiver {
             once: context.once.clone(),
             ending: Ending::Open,
             refused: Complaint::default(),
+            teller: JoinSet::new(),
+            look_again: Arc::default(),
+            marks: None,
         };
         if receiver.once.as_ref().is_some_and(CancellationToken::is_cancelled) {
             receiver.ending = Ending::Due;
         }
         receiver.open_session().await?;
+        match floor {
+            Some(floor) => receiver.start_telling(floor, from, context),
+            None => context.progress.set_asking(None),
+        }
         Ok(receiver)
+    }
+
+    fn start_telling(&mut self, floor: FloorTable, from: Checkpoint, context: &Context) {
+        let FloorTable { plan, read_partitions, gap_wait, purge } = floor;
+        if purge {
+            self.marks = Some(Arc::default());
+        }
+        let purger = |marks| Purger::new(&self.plan.name, self.subjects.clone(), marks);
+        let task = Task {
+            plan,
+            read_partitions,
+            transport: self.transport.clone(),
+            gap_wait,
+            from,
+            look_again: self.look_again.clone(),
+            purger: self.marks.clone().map(purger),
+        };
+        let teller = Teller::new(self.api.clone(), task, &context.settings, &context.progress);
+        self.teller.spawn(teller.run());
     }
 
     async fn open_session(&mut self) -> Result<()> {
@@ -171,8 +221,9 @@ impl Receiver {
     async fn next_message(&mut self) -> Result<Option<(Base, Delivered)>> {
         loop {
             let Some(session) = &mut self.session else {
-                if let Err(error) = self.open_session().await {
-                    self.pause_after(error).await?;
+                match self.open_session().await {
+                    Ok(()) => self.look_again.notify_one(),
+                    Err(error) => self.pause_after(error).await?,
                 }
                 continue;
             };
@@ -220,6 +271,13 @@ impl Receiver {
         self.place = Some(place);
         match decoded {
             Ok(Decoded::Ours { origin, epoch, start, content, place }) => {
+                if let Some(marks) = &self.marks {
+                    let length = match &content {
+                        Content::Data(bytes) => bytes.len() as u64,
+                        Content::Loss { missing, .. } => *missing,
+                    };
+                    marks.note(&origin, epoch, start + length, sequence);
+                }
                 let batch = Batch { origin, epoch, start, content, time, place, cursor: None, lease: None };
                 self.parts.extend(wire::split(batch, self.settings.max_batch_bytes));
             }

@@ -24,6 +24,8 @@ pub(super) struct Restored {
     pub(super) checkpoint: Checkpoint,
     /// The same as publishing needs it.
     pub(super) tails: HashMap<Origin, Tail>,
+    /// Where those ended before that are being sent again from further down.
+    pub(super) reached: HashMap<Origin, (Epoch, u64)>,
 }
 
 /// The end of an origin in the stream.
@@ -190,7 +192,10 @@ fn add(
 fn restored(found: HashMap<Origin, Found>) -> Restored {
     let mut restored = Restored::default();
     for (origin, Found { described, tail_sequence, .. }) in found {
-        let Described { epoch, end, place, .. } = described;
+        let Described { epoch, end, place, reached, .. } = described;
+        if let Some(reached) = reached {
+            restored.reached.insert(origin.clone(), (epoch, reached));
+        }
         restored.checkpoint.set_position(&origin, Position { epoch, offset: end, place: place_of(place) });
         restored.tails.insert(origin, Tail { sequence: tail_sequence, end: Some((epoch, end)) });
     }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_trait::async_trait;
-use fshipper_pipeline::{Batch, Checkpoint, Origin, Settings, Sink, Written};
+use fshipper_pipeline::{Batch, Checkpoint, Context, History, Origin, Progress, Settings, Sink, Written};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::api::Api;
 use super::config::Framing;
 use super::connect::Queues;
+use super::floor::FloorPlan;
+use super::floor::listener::Listener;
 use super::publisher::{Held, Order, Publisher};
 use super::restore::restore;
 use super::shipper::Shipper;
@@ -25,6 +27,10 @@ use super::wire::Encoding;
 pub(super) struct Sender {
     shipper: Arc<Shipper>,
     settings: Arc<Settings>,
+    progress: Progress,
+    floor: Option<FloorPlan>,
+    /// Hears how far consumers are; it ends with this struct.
+    listener: Option<Listener>,
     orders: mpsc::Sender<Order>,
     held: Arc<Held>,
     /// What the publisher needs once positions are known.
@@ -54,16 +60,20 @@ impl Sender {
     pub(super) async fn open(
         api: Api,
         plan: &Plan,
+        floor: Option<FloorPlan>,
         subjects: Subjects,
         framing: Framing,
         encoding: Encoding,
-        settings: Arc<Settings>,
+        context: Context,
     ) -> Result<Self> {
         let stream = Stream::open(&api, plan, &subjects, End::Sender).await?;
         let (orders, unstarted) = mpsc::channel(ORDERS);
         Ok(Self {
             shipper: Arc::new(Shipper::new(api, stream, subjects, framing, encoding)),
-            settings,
+            settings: context.settings,
+            progress: context.progress,
+            floor,
+            listener: None,
             orders,
             held: Arc::default(),
             unstarted: Some(unstarted),
@@ -93,10 +103,23 @@ impl Sender {
 impl Sink for Sender {
     async fn restore(&mut self) -> Result<Option<Checkpoint>> {
         let Shipper { api, stream, subjects, framing, .. } = &*self.shipper;
-        let restored = restore(api, stream, subjects, self.settings.host.as_bytes()).await;
-        let restored = restored.with_context(|| {
+        let host = self.settings.host.as_bytes();
+        if let Some(plan) = self.floor.take() {
+            self.listener = Some(Listener::open(api, plan, host, &self.progress).await);
+        }
+        let restored = restore(api, stream, subjects, host).await;
+        let mut restored = restored.with_context(|| {
             format!("cannot read the positions of this host from the stream `{}`", stream.name)
         })?;
+        if let Some(listener) = &mut self.listener {
+            listener.apply(&mut restored);
+        }
+        for (origin, reached) in &restored.reached {
+            let current = restored.checkpoint.position(origin).cloned();
+            let history = current.map(|current| History { current, earlier: vec![*reached] });
+            restored.checkpoint.set_history(origin, history);
+        }
+        self.shipper.set_reached(std::mem::take(&mut restored.reached));
         let Some(orders) = self.unstarted.take() else {
             bail!("a sender restores once");
         };

@@ -4,8 +4,9 @@
 //! publish of an origin is under way at a time. So the stream itself holds every origin contiguous, in order
 //! and once, whatever is lost, late or sent twice, and whoever else publishes.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Error, anyhow};
@@ -15,7 +16,7 @@ use async_nats::header::{
 };
 use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, Subject};
-use fshipper_pipeline::{Backoff, Batch, Complaint, Content, Origin};
+use fshipper_pipeline::{Backoff, Batch, Complaint, Content, Epoch, Origin};
 use serde::Deserialize;
 
 use super::api::{Api, ApiError, Refusal};
@@ -44,6 +45,8 @@ pub(super) struct Shipper {
     full: Mutex<Complaint>,
     /// Somebody else publishes our logs.
     rival: Mutex<Complaint>,
+    /// Where those ended before that are sent again from further down.
+    reached: OnceLock<HashMap<Origin, (Epoch, u64)>>,
 }
 
 /// What one publish carries: one message, or an atomic batch of a line each.
@@ -102,7 +105,14 @@ impl Shipper {
             batch_prefix: fastrand::u64(..),
             full: Mutex::default(),
             rival: Mutex::default(),
+            reached: OnceLock::new(),
         }
+    }
+
+    /// Says which logs are sent again, and where they ended before; once, before anything is published.
+    pub(super) fn set_reached(&self, reached: HashMap<Origin, (Epoch, u64)>) {
+        // It is set where a sender restores, which happens once.
+        let _ = self.reached.set(reached);
     }
 
     /// How many bytes of `batch` one message can hold; `None` when not even one.
@@ -124,9 +134,14 @@ impl Shipper {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let mut tail = match tail {
             Some(tail) => tail,
+            // The restored stream held nothing of it: by now somebody else may have begun it, or an old
+            // publish of ours, of which nobody knows any more, has arrived.
             None => {
                 let last = self.ask(&subject, 0).await?;
-                last.map_or_else(Tail::default, Tail::from)
+                match judge(&Tail::default(), &batch, last.as_ref()) {
+                    Verdict::Stored(tail) | Verdict::Continue(tail) => tail,
+                    verdict => return Err(self.stop(verdict, &batch.origin)),
+                }
             }
         };
         let mut rest = beyond(&tail, batch).map_err(Stop::Failed)?;
@@ -241,7 +256,9 @@ impl Shipper {
             _ => Box::new(wire::lines(parcel.batch.clone())),
         };
         batches.zip(1..).map(move |(batch, number)| {
-            let wire::Message { mut headers, payload } = wire::encode(&batch, self.encoding);
+            let reached = self.reached.get().and_then(|reached| reached.get(&batch.origin));
+            let reached = reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end);
+            let wire::Message { mut headers, payload } = wire::encode_again(&batch, self.encoding, reached);
             if number == 1 {
                 headers.insert(NATS_EXPECTED_STREAM, self.stream.name.as_str());
                 headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
@@ -281,17 +298,22 @@ impl Shipper {
             Verdict::WentBack if last.is_none() && self.was_taken_by_retention(&tail).await? => {
                 Tail { sequence: 0, end: tail.end }
             }
-            Verdict::WentBack => {
-                return Err(Stop::Failed(anyhow!(
-                    "the stream `{}` holds less of `{origin}` than it acknowledged: it went back, or messages \
-                     were deleted; starting again at what it holds",
-                    self.stream.name
-                )));
-            }
-            Verdict::Rival(reason) => return Err(Stop::Failed(anyhow!(reason))),
+            verdict => return Err(self.stop(verdict, &origin)),
         };
         let rest = beyond(&tail, batch).map_err(Stop::Failed)?;
         Ok((tail, rest))
+    }
+
+    /// What a verdict means after which the session cannot go on.
+    fn stop(&self, verdict: Verdict, origin: &Origin) -> Stop {
+        Stop::Failed(match verdict {
+            Verdict::Rival(reason) => anyhow!(reason),
+            _ => anyhow!(
+                "the stream `{}` holds less of `{origin}` than it acknowledged: it went back, or messages \
+                 were deleted; starting again at what it holds",
+                self.stream.name
+            ),
+        })
     }
 
     /// The last message of a subject. The answer is at least as new as `last_sequence`: a replica may lag.

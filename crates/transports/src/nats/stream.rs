@@ -146,6 +146,21 @@ impl Stream {
         Ok(Self::from(info))
     }
 
+    /// Asks for the stream `name`, whatever it is.
+    pub(super) async fn look_at(api: &Api, name: &str) -> Result<Self, ApiError> {
+        info(api, name).await.map(Self::from)
+    }
+
+    /// Creates the stream `name` with settings of its own.
+    pub(super) async fn create_as(
+        api: &Api,
+        name: &str,
+        config: &(impl Serialize + Sync),
+    ) -> Result<Self, ApiError> {
+        let info: Info = api.call(&format!("STREAM.CREATE.{name}"), Some(config)).await?;
+        Ok(info.into())
+    }
+
     /// Asks again; what it says of this very stream, or of another one of that name.
     pub(super) async fn refreshed(&self, api: &Api) -> Result<Self> {
         let info = info(api, &self.name).await;

@@ -80,7 +80,17 @@ impl Subjects {
 
     /// What a stream must take.
     pub(crate) fn stream_subjects(&self) -> Vec<String> {
-        vec![self.subject.clone(), format!("{}.>", self.subject)]
+        vec![self.subject.clone(), self.below()]
+    }
+
+    /// The configured subject.
+    pub(crate) fn root(&self) -> &str {
+        &self.subject
+    }
+
+    /// Everything below the configured subject.
+    pub(crate) fn below(&self) -> String {
+        format!("{}.>", self.subject)
     }
 
     /// Whether published subjects name the host; where they do not, a header does.

@@ -77,6 +77,8 @@ pub(crate) struct Described {
     pub(crate) end: u64,
     /// The source's place.
     pub(crate) place: Bytes,
+    /// Where the log ended before its producer went back, while that is beyond `end`.
+    pub(crate) reached: Option<u64>,
     crc32c: u32,
     form: Form,
 }
@@ -110,17 +112,28 @@ pub(crate) const MAX_DATA_BYTES: usize = 8 << 20;
 /// What a header block costs around names and values: the status line, `: ` and the ends of lines.
 const HEADER_BLOCK_BYTES: usize = "NATS/1.0\r\n: \r\n\r\n".len();
 
+/// What the field `reached` takes at most.
+const REACHED_BYTES: usize = " reached=18446744073709551615".len();
+
 /// The fastest level: logs shrink to a seventh at about 600 MB/s per core, and slower levels gain little.
 const ZSTD_LEVEL: i32 = 1;
 
 /// Makes a message of a batch.
 pub(crate) fn encode(batch: &Batch, encoding: Encoding) -> Message {
+    encode_again(batch, encoding, None)
+}
+
+/// Makes a message of a batch of a log that `reached` this end before, when it is sent again from further down.
+pub(crate) fn encode_again(batch: &Batch, encoding: Encoding, reached: Option<u64>) -> Message {
     let (form, payload) = match &batch.content {
         Content::Data(bytes) => encode_data(bytes, encoding.compression),
         Content::Loss { reason, .. } => (Form::Loss(reason.to_string()), Bytes::new()),
     };
     let crc32c = crc32c::crc32c(batch.bytes());
-    let value = header_value(batch, batch.start..batch.end(), crc32c, &form, encoding.host);
+    let mut value = header_value(batch, batch.start..batch.end(), crc32c, &form, encoding.host);
+    if let Some(reached) = reached.filter(|&reached| reached > batch.end()) {
+        value.push_str(&format!(" reached={reached}"));
+    }
     let mut headers = HeaderMap::new();
     headers.insert(HEADER.clone(), value);
     Message { headers, payload }
@@ -134,7 +147,7 @@ pub(crate) fn header_bytes(batch: &Batch, encoding: Encoding) -> usize {
         Content::Loss { reason, .. } => Form::Loss(reason.to_string()),
     };
     let value = header_value(batch, u64::MAX..u64::MAX, 0, &form, encoding.host);
-    HEADER_BLOCK_BYTES + HEADER_NAME.len() + value.len()
+    HEADER_BLOCK_BYTES + HEADER_NAME.len() + value.len() + REACHED_BYTES
 }
 
 /// Makes of a message what was encoded, or lines of another publisher. `max_data_bytes` bounds what one
@@ -320,10 +333,12 @@ fn parse_header(subjects: &Subjects, subject: &str, value: &str) -> Result<Descr
     let end = decimal("end", fields.end)?;
     let crc32c = hexadecimal("crc", 8, fields.crc)? as u32;
     let place = bytes_of("place", fields.place.unwrap_or_default())?.into();
+    let reached = fields.reached.map(|reached| decimal("reached", Some(reached))).transpose()?;
     if end < start {
         return Err(format!("its header says that it ends at {end}, before its start at {start}"));
     }
-    Ok(Described { origin, epoch, start, end, place, crc32c, form: fields.form.unwrap_or(Form::Lines) })
+    let (reached, form) = (reached.filter(|&reached| reached > end), fields.form.unwrap_or(Form::Lines));
+    Ok(Described { origin, epoch, start, end, place, reached, crc32c, form })
 }
 
 /// The fields of a header as they stand there.
@@ -337,6 +352,7 @@ struct Fields<'a> {
     host: Option<&'a str>,
     path: Option<&'a str>,
     place: Option<&'a str>,
+    reached: Option<&'a str>,
     form: Option<Form>,
 }
 
@@ -351,6 +367,7 @@ impl<'a> Fields<'a> {
             "host" => self.host.replace(text).is_some(),
             "path" => self.path.replace(text).is_some(),
             "place" => self.place.replace(text).is_some(),
+            "reached" => self.reached.replace(text).is_some(),
             "verbatim" => self.form.replace(Form::Verbatim).is_some(),
             "zstd" => self.form.replace(Form::Zstd).is_some(),
             "loss" => {

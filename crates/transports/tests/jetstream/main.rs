@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the whole crate is a test: a panic is its way to fail")]
 
 mod faults;
+mod floor;
 mod permissions;
 mod receiving;
 mod sending;

@@ -1,11 +1,13 @@
 //! The least that each end needs, as the documentation gives it, and how a lack of it reads.
 
-use fshipper_pipeline::{Batch, Checkpoint, Ends, Origin, Transport, Written};
-use fshipper_testing::{NatsOptions, NatsServer};
+use fshipper_pipeline::{Batch, Checkpoint, Context, Ends, Origin, Progress, Transport, Written, testing};
+use fshipper_testing::{DEADLINE, NatsOptions, NatsServer};
 use serde_json::json;
 
+use crate::floor::{self, make_floor_stream};
 use crate::support::{
-    Central, EPOCH, commit, context, log, make_stream, messages, read, sender, settings, table, text, write,
+    Central, EPOCH, commit, context, log, make_stream, messages, read, sender, sender_in, settings, table,
+    text, write,
 };
 
 /// What a producer on `web1.example.net` may do, and nothing else.
@@ -25,12 +27,42 @@ const CONSUMER_PUBLISH: &str = r#"[
     "$JS.API.DIRECT.GET.LOGS"
 ]"#;
 
+/// What a producer needs besides for the commit floor.
+const PRODUCER_FLOOR: &str = r#",
+    "$JS.API.STREAM.INFO.LOGS_floor",
+    "$JS.API.CONSUMER.CREATE.LOGS_floor.*.shipper-floor.web1.example.net.*",
+    "$JS.API.CONSUMER.MSG.NEXT.LOGS_floor.*"
+]"#;
+
+/// And what it may hear.
+const PRODUCER_SUBSCRIBE: &str = r#"["_INBOX.>", "shipper-floor.web1.example.net.*"]"#;
+
+/// What a consumer needs besides for the commit floor.
+const CONSUMER_FLOOR: &str = r#",
+    "shipper-floor.>",
+    "$JS.API.STREAM.INFO.LOGS_floor",
+    "$JS.API.CONSUMER.CREATE.LOGS_floor.>",
+    "$JS.API.CONSUMER.MSG.NEXT.LOGS_floor.*"
+]"#;
+
+/// What it needs to delete what is durable.
+const PURGE: &str = r#", "$JS.API.STREAM.PURGE.LOGS" ]"#;
+
+/// The set with more.
+fn with(publish: &str, more: &str) -> String {
+    format!("{}{more}", publish.trim_end().trim_end_matches(']').trim_end())
+}
+
 /// A server with an operator without a name, and the user `limited`.
 fn server_for(publish: &str) -> NatsServer {
+    server_with(publish, "\"_INBOX.>\"")
+}
+
+fn server_with(publish: &str, subscribe: &str) -> NatsServer {
     let config_extra = format!(
         "authorization {{ users: [\n\
          {{ user: operator, password: operator }},\n\
-         {{ user: limited, password: limited, permissions: {{ publish: {publish}, subscribe: \"_INBOX.>\" }} }}\n\
+         {{ user: limited, password: limited, permissions: {{ publish: {publish}, subscribe: {subscribe} }} }}\n\
          ] }}\nno_auth_user: operator"
     );
     NatsServer::start(NatsOptions { jetstream: true, config_extra, ..NatsOptions::default() })
@@ -76,6 +108,71 @@ async fn a_consumer_needs_no_right_to_write() {
         }
     }
     assert_eq!((central.file(&log("/log")), central.batches), (&b"one\n"[..], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_may_tells_its_floor() {
+    let server = server_for(&with(CONSUMER_PUBLISH, CONSUMER_FLOOR));
+    make_stream(&server, |_| {}).await;
+    make_floor_stream(&server).await;
+    let context = context(false);
+    let position = floor::position(4);
+    let mut from = Checkpoint::default();
+    from.set_position(&log("/told before"), position.clone());
+    let nats = limited(&server);
+    // Twice: the second time it compares.
+    for end in [4, 8] {
+        let context = Context { progress: Progress::default(), ..context.clone() };
+        let receiver = nats.open_receiver(from.clone(), context.clone()).await.unwrap();
+        testing::commit(&context, &log("/log"), floor::position(end));
+        floor::wait_for(&server, &log("/log"), end).await;
+        floor::wait_for(&server, &log("/told before"), 4).await;
+        drop(receiver);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_may_hears_the_floor() {
+    let server = server_with(&with(PRODUCER_PUBLISH, PRODUCER_FLOOR), PRODUCER_SUBSCRIBE);
+    make_stream(&server, |_| {}).await;
+    make_floor_stream(&server).await;
+    floor::tell(&server, &log("/log"), 4).await;
+    let context = context(false);
+    let (mut sender, restored) = sender_in(&limited(&server), context.clone()).await;
+    assert_eq!(restored.position(&log("/log")), Some(&floor::position(4)), "the stream has nothing of it");
+    write(&mut *sender, &log("/log"), 4, "two\n").await;
+    commit(&mut *sender).await;
+    let mut floors = context.progress.follow_floors();
+    floor::tell(&server, &log("/log"), 8).await;
+    let heard = tokio::time::timeout(DEADLINE, floors.changed(1)).await.expect("it is heard in time");
+    assert_eq!(heard, [(log("/log"), floor::position(8))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_may_purges_what_is_durable() {
+    let server = server_for(&with(&with(CONSUMER_PUBLISH, CONSUMER_FLOOR), PURGE));
+    make_stream(&server, |_| {}).await;
+    make_floor_stream(&server).await;
+    let operator = table(&server.url(), json!({}));
+    let (mut sender, _) = sender(&operator).await;
+    for (start, text) in [(0, "one\n"), (4, "two\n"), (8, "three\n")] {
+        write(&mut *sender, &log("/log"), start, text).await;
+        commit(&mut *sender).await;
+    }
+    let stream = json!({ "name": "LOGS", "purge": true });
+    let nats = table(&server.url(), json!({ "stream": stream, "user": "limited", "password": "limited" }));
+    let context = context(false);
+    let mut receiver = nats.open_receiver(Checkpoint::default(), context.clone()).await.unwrap();
+    let mut checkpoint = Checkpoint::default();
+    // The third is not even read.
+    for _ in 0..2 {
+        let batch = read(&mut *receiver).await.unwrap();
+        checkpoint.advance(&batch);
+        checkpoint.set_cursor(batch.cursor.as_ref().unwrap());
+    }
+    testing::commit_all(&context, &mut checkpoint);
+    floor::wait_for(&server, &log("/log"), 8).await;
+    floor::eventually("what is durable is purged", async || messages(&server).await == 2).await;
 }
 
 #[tokio::test]

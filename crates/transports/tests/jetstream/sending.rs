@@ -161,6 +161,23 @@ async fn a_second_epoch_in_the_middle_is_refused_and_named() {
     assert_eq!(messages(&server).await, 2);
 }
 
+/// Neither knew of the log when it restored.
+#[tokio::test]
+async fn of_two_epochs_that_begin_one_log_the_second_is_refused_and_named() {
+    let server = NatsServer::jetstream();
+    let nats = plain(&server);
+    let (mut ours, _) = sender(&nats).await;
+    let (mut theirs, _) = sender(&nats).await;
+    let other = Batch::data(log("/log"), Epoch(0x9999), 0, "one\n");
+    theirs.write(other).await.unwrap();
+    commit(&mut *theirs).await;
+
+    write(&mut *ours, &log("/log"), 0, "one\n").await;
+    let error = text(ours.commit(&Checkpoint::default()).await);
+    assert!(error.contains("0000000000001234") && error.contains("0000000000009999"), "{error}");
+    assert_eq!(messages(&server).await, 1);
+}
+
 #[tokio::test]
 async fn a_new_epoch_follows_the_old_one() {
     let server = NatsServer::jetstream();

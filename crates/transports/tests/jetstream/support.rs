@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use fshipper_pipeline::{
-    Admission, Batch, Checkpoint, Content, Context, Epoch, Origin, Settings, Sink, Source, Transport, Written,
+    Admission, Batch, Checkpoint, Content, Context, Epoch, Origin, Progress, Settings, Sink, Source,
+    Transport, Written,
 };
 use fshipper_testing::{DEADLINE, NatsServer};
 use fshipper_transports::Nats;
@@ -48,6 +49,7 @@ pub(crate) fn context(once: bool) -> Context {
         state_dir: PathBuf::new(),
         once: token,
         hangups: watch::channel(0).1,
+        progress: Progress::default(),
     }
 }
 

@@ -186,9 +186,23 @@ fn errors_keep_their_number_and_name_the_file() {
         let failure = append(root, &long, 0o600).unwrap_err();
         assert_eq!(number(&failure), Some(Errno::NAMETOOLONG.raw_os_error()));
         assert!(failure.to_string().starts_with(&format!("cannot open `{}/xxx", place.root().display())));
-        let error = fshipper_pipeline::anyhow::Error::new(root.sync_folder_of(&path("no/x")).unwrap_err());
+        let folders = root.sync_folders([&path("no/x")]).unwrap_err();
+        let error = fshipper_pipeline::anyhow::Error::new(folders);
         let number = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
         assert_eq!(number, Some(Errno::NOENT.raw_os_error()));
+    });
+}
+
+#[test]
+fn a_folder_that_has_gone_is_made_durable_where_it_stood() {
+    Place::each(|place, root| {
+        std::fs::create_dir(place.root().join("there")).unwrap();
+        for path in ["there/gone/x", "gone/too/x", "x"].map(path) {
+            root.sync_folder_of(&path).unwrap();
+        }
+        std::fs::write(place.root().join("file"), "").unwrap();
+        let failure = root.sync_folder_of(&path("file/x")).unwrap_err();
+        assert_eq!(number(&failure), Some(Errno::NOTDIR.raw_os_error()));
     });
 }
 

@@ -12,6 +12,10 @@ fn disk(folder: &Path) -> Arc<Disk> {
     Arc::new(disk)
 }
 
+fn open(folder: &Path) -> Result<Ledger> {
+    Ledger::open(disk(folder), LedgerSize::default())
+}
+
 fn origin(number: usize) -> Entry {
     let origin = Origin::new(format!("host{number}"), "/var/log/app.log");
     Entry::Origin(OriginRecord { origin, suffix: "".into() })
@@ -82,12 +86,12 @@ fn every_kind_of_entry_survives_a_start() {
         Entry::File(7, file("gone", 1)),
         Entry::Forget(7),
     ];
-    let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+    let mut ledger = open(folder.path()).unwrap();
     ledger.append(&mut entries).unwrap();
     let before: Vec<Entry> = ledger.state().snapshot().collect();
     drop(ledger);
 
-    let ledger = Ledger::open(disk(folder.path())).unwrap();
+    let ledger = open(folder.path()).unwrap();
     assert_eq!(ledger.state().snapshot().collect::<Vec<_>>(), before);
     assert_eq!(ledger.state().intents.len(), 5);
     assert_eq!(ledger.state().next_file_id(), 6);
@@ -97,7 +101,7 @@ fn every_kind_of_entry_survives_a_start() {
 #[test]
 fn a_record_cut_short_at_any_byte_is_left_out() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+    let mut ledger = open(folder.path()).unwrap();
     ledger.append(&mut vec![origin(0), moved(0, 10)]).unwrap();
     let first = ledger.end;
     ledger.append(&mut vec![moved(0, 20)]).unwrap();
@@ -110,12 +114,12 @@ fn a_record_cut_short_at_any_byte_is_left_out() {
         zeros_behind[cut..].fill(0);
         for torn in [zeros_behind, whole[..cut].to_vec()] {
             fs::write(only_ledger(folder.path()), torn).unwrap();
-            let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+            let mut ledger = open(folder.path()).unwrap();
             // Only a checksum that ends in a zero byte makes a cut invisible.
             let left_out = end_of(&ledger, 0) == Some(10);
             assert!(left_out || whole[cut..second].iter().all(|byte| *byte == 0), "cut at {cut}");
             ledger.append(&mut vec![moved(0, 30)]).unwrap();
-            assert_eq!(end_of(&Ledger::open(disk(folder.path())).unwrap(), 0), Some(30), "cut at {cut}");
+            assert_eq!(end_of(&open(folder.path()).unwrap(), 0), Some(30), "cut at {cut}");
         }
     }
 }
@@ -123,7 +127,7 @@ fn a_record_cut_short_at_any_byte_is_left_out() {
 #[test]
 fn damage_before_the_last_record_is_refused_and_nothing_is_touched() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+    let mut ledger = open(folder.path()).unwrap();
     ledger.append(&mut vec![origin(0), moved(0, 10)]).unwrap();
     let last = ledger.end;
     ledger.append(&mut vec![moved(0, 20)]).unwrap();
@@ -134,44 +138,61 @@ fn damage_before_the_last_record_is_refused_and_nothing_is_touched() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
         fs::write(&path, &damaged).unwrap();
-        let error = Ledger::open(disk(folder.path())).unwrap_err();
+        let error = open(folder.path()).unwrap_err();
         assert!(error.is::<Fatal>() && error.to_string().contains("damaged"), "byte {at}: {error}");
         assert_eq!(fs::read(only_ledger(folder.path())).unwrap(), damaged, "byte {at}");
     }
 }
 
 #[test]
+fn a_record_that_is_missing_between_two_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut ledger = open(folder.path()).unwrap();
+    let mut ends = Vec::new();
+    for mut entries in [vec![origin(0), moved(0, 10)], vec![moved(0, 20)], vec![moved(0, 30)]] {
+        ledger.append(&mut entries).unwrap();
+        ends.push(ledger.end);
+    }
+    drop(ledger);
+    let path = only_ledger(folder.path());
+    let mut content = fs::read(&path).unwrap();
+    content.drain(ends[0]..ends[1]);
+    fs::write(&path, content).unwrap();
+    assert!(open(folder.path()).unwrap_err().is::<Fatal>());
+}
+
+#[test]
 fn a_snapshot_that_has_lost_its_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+    let mut ledger = open(folder.path()).unwrap();
     ledger.append(&mut vec![origin(0), moved(0, 10)]).unwrap();
     drop(ledger);
     // It begins with a snapshot now, and nothing follows.
-    drop(Ledger::open(disk(folder.path())).unwrap());
+    drop(open(folder.path()).unwrap());
     let path = only_ledger(folder.path());
     let mut content = fs::read(&path).unwrap();
     let last = used(&content) - 1;
     content[last] ^= 1;
     fs::write(&path, &content).unwrap();
-    assert!(Ledger::open(disk(folder.path())).unwrap_err().is::<Fatal>());
+    assert!(open(folder.path()).unwrap_err().is::<Fatal>());
 }
 
 #[test]
 fn a_newer_format_is_refused_by_its_number() {
     let folder = tempfile::tempdir().unwrap();
-    drop(Ledger::open(disk(folder.path())).unwrap());
+    drop(open(folder.path()).unwrap());
     let path = only_ledger(folder.path());
     let mut content = fs::read(&path).unwrap();
     content[16] = 2;
     fs::write(&path, &content).unwrap();
-    let error = Ledger::open(disk(folder.path())).unwrap_err();
+    let error = open(folder.path()).unwrap_err();
     assert!(error.is::<Fatal>() && error.to_string().contains("has format 2"), "{error}");
 }
 
 #[test]
 fn a_full_ledger_goes_on_in_a_new_file_and_stays_small() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+    let mut ledger = open(folder.path()).unwrap();
     let mut entries: Vec<Entry> = (0..100).map(origin).collect();
     ledger.append(&mut entries).unwrap();
     let first = ledger.number;
@@ -181,20 +202,20 @@ fn a_full_ledger_goes_on_in_a_new_file_and_stays_small() {
     }
     assert!(ledger.number > first, "it went on in a new file");
     drop(ledger);
-    assert_eq!(fs::metadata(only_ledger(folder.path())).unwrap().len(), MIN_CAPACITY as u64);
-    let ledger = Ledger::open(disk(folder.path())).unwrap();
+    assert_eq!(fs::metadata(only_ledger(folder.path())).unwrap().len(), MIN_BYTES as u64);
+    let ledger = open(folder.path()).unwrap();
     assert!((0..100).all(|number| end_of(&ledger, number) == Some(200)));
 }
 
 #[test]
 fn a_record_larger_than_the_file_fits() {
     let folder = tempfile::tempdir().unwrap();
-    let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+    let mut ledger = open(folder.path()).unwrap();
     let mut entries: Vec<Entry> = (0..20_000).flat_map(|id| [origin(id), moved(id as u32, 1)]).collect();
     ledger.append(&mut entries).unwrap();
     ledger.append(&mut vec![moved(3, 2)]).unwrap();
     drop(ledger);
-    let ledger = Ledger::open(disk(folder.path())).unwrap();
+    let ledger = open(folder.path()).unwrap();
     assert_eq!((end_of(&ledger, 3), end_of(&ledger, 19_999)), (Some(2), Some(1)));
 }
 
@@ -203,20 +224,20 @@ fn a_record_larger_than_the_file_fits() {
 fn killed_at_any_step_it_knows_what_was_appended_before() {
     for step in 0.. {
         let folder = tempfile::tempdir().unwrap();
-        let mut ledger = Ledger::open(disk(folder.path())).unwrap();
+        let mut ledger = open(folder.path()).unwrap();
         ledger.append(&mut vec![origin(0), moved(0, 10)]).unwrap();
         drop(ledger);
 
         let disk_to_kill = disk(folder.path());
         disk_to_kill.fuse.set(step);
         let run = || -> Result<()> {
-            let mut ledger = Ledger::open(disk_to_kill.clone())?;
+            let mut ledger = Ledger::open(disk_to_kill.clone(), LedgerSize::default())?;
             ledger.append(&mut vec![moved(0, 11)])?;
             ledger.renew(0)?;
             ledger.append(&mut vec![moved(0, 12)])
         };
         let finished = run().is_ok();
-        let ledger = Ledger::open(disk(folder.path())).unwrap();
+        let ledger = open(folder.path()).unwrap();
         let end = end_of(&ledger, 0).unwrap();
         only_ledger(folder.path());
         if finished {

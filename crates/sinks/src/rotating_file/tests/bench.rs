@@ -155,6 +155,11 @@ impl Session {
         self.checkpoint.set_cursor(&Cursor { transport: "test".into(), position });
     }
 
+    pub(super) fn cursor_position(&self) -> Option<usize> {
+        let position = self.checkpoint.cursor("test")?;
+        std::str::from_utf8(position).ok()?.parse().ok()
+    }
+
     pub(super) fn commit(&mut self) {
         assert_eq!(self.try_commit().unwrap(), []);
     }
@@ -173,7 +178,7 @@ impl Session {
             if !self.writer.is_compressing() {
                 return Ok(());
             }
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(50));
         }
     }
 }

@@ -228,6 +228,37 @@ fn a_log_that_turns_out_to_be_impossible_claims_nothing_and_moves_no_cursor() {
 }
 
 #[test]
+fn a_loss_of_a_log_that_turns_out_to_be_impossible_is_noted_once_in_the_end() {
+    let bench = Bench::new("{host}/{file}.%Y%m%d", "");
+    let log = origin("h", "/f");
+    let mut loss = Batch::loss(log.clone(), Epoch(1), 8, 100, "a test");
+    loss.time = day(1);
+    let mut session = bench.open();
+    session.write(&log, "one\n", day(0));
+    session.commit();
+    // The next file of the log cannot be created: it is found out before its loss is noted.
+    session.write(&log, "two\n", day(1));
+    fs::remove_dir_all(bench.path("h")).unwrap();
+    fs::write(bench.path("h"), "in the way").unwrap();
+    let Written::Held(reason) = session.feed(loss.clone()).unwrap() else { panic!("it goes on") };
+    assert!(reason.contains("is a file where a folder should be"), "{reason}");
+    assert_eq!(session.try_commit().unwrap().len(), 1);
+    assert_eq!(
+        (session.writer.checkpoint().position(&log).unwrap().offset, bench.losses()),
+        (4, String::new())
+    );
+    drop(session);
+
+    fs::remove_file(bench.path("h")).unwrap();
+    let mut session = bench.open();
+    session.write(&log, "two\n", day(1));
+    session.feed(loss).unwrap();
+    session.commit();
+    assert_eq!(bench.losses().lines().count(), 1);
+    assert_eq!(bench.read("h/f.20261102"), "two\n");
+}
+
+#[test]
 fn a_claim_of_bytes_that_were_never_written_is_refused() {
     let bench = Bench::new("{host}/{file}", "");
     let (log, mut session) = (origin("h", "/f"), bench.open());

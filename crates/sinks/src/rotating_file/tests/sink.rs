@@ -110,6 +110,41 @@ async fn an_error_of_the_thread_comes_with_the_next_call() {
     assert!(error.to_string().contains("the sink stands at 4"), "{error:#}");
 }
 
+/// Whatever fails first when its folder is deleted, the error says what that means.
+#[tokio::test]
+async fn a_deleted_output_is_named_with_what_becomes_of_it_and_written_anew() {
+    // The next line goes to the file that is open, or to a new one.
+    for days in [0, 1] {
+        let bench = Bench::new("deep/{host}/{file}.%Y%m%d", "");
+        let log = origin("h", "/f");
+        let mut sink = bench.config().open(context(bench.folder.path())).await.unwrap();
+        let mut checkpoint = sink.restore().await.unwrap().unwrap();
+        let (first, second) = (data(&log, 0, "one\n", day(0)), data(&log, 4, "two\n", day(days)));
+        sink.write(first.clone()).await.unwrap();
+        checkpoint.advance(&first);
+        sink.commit(&checkpoint).await.unwrap();
+        checkpoint.clear_changes();
+        fs::remove_dir_all(bench.path("deep")).unwrap();
+        // Accepted or not: the commit fails.
+        let _ = sink.write(second.clone()).await;
+        checkpoint.advance(&second);
+        let error = format!("{:#}", sink.commit(&checkpoint).await.unwrap_err());
+        assert!(error.contains("was deleted or moved away while it was in use"), "{error}");
+        assert_eq!(error.matches("everything that the source still has comes again").count(), 1, "{error}");
+        drop(sink);
+
+        let mut sink = bench.config().open(context(bench.folder.path())).await.unwrap();
+        assert!(sink.restore().await.unwrap().unwrap().is_empty());
+        let mut checkpoint = Checkpoint::default();
+        for batch in [first, second] {
+            sink.write(batch.clone()).await.unwrap();
+            checkpoint.advance(&batch);
+        }
+        sink.commit(&checkpoint).await.unwrap();
+        assert_eq!(bench.files().into_values().collect::<String>(), "one\ntwo\n");
+    }
+}
+
 #[tokio::test]
 async fn a_hangup_closes_and_reopens_at_the_next_commit() {
     let bench = Bench::new("all.log", "");

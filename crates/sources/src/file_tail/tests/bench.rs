@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 use fshipper_pipeline::{Admission, Batch, Checkpoint, Content, Origin};
 use tempfile::TempDir;
 
-use crate::file_tail::log::{Now, Stage};
+use crate::file_tail::identity::Stat;
+use crate::file_tail::lines::Lines;
+use crate::file_tail::log::{Now, Reading, Stage, Whereabouts};
 use crate::file_tail::patterns::Patterns;
 use crate::file_tail::tail::{Next, Options, TICK, TableOptions, Tail};
 use crate::file_tail::watch::{Hints, Watch};
@@ -52,6 +54,8 @@ pub(super) struct Bench {
     /// What the receiving side has taken, and what of it is durable.
     received: Received,
     committed: Received,
+    /// The data of each batch that was new.
+    pub(super) batches: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Default)]
@@ -75,6 +79,7 @@ impl Bench {
             began: Instant::now(),
             received: Received::default(),
             committed: Received::default(),
+            batches: Vec::new(),
         };
         bench.add_table(include);
         bench
@@ -87,6 +92,7 @@ impl Bench {
             max_line_bytes: self.max_batch_bytes,
             rotate_wait: ROTATE_WAIT,
             ignore_older: None,
+            lines: Lines::default(),
         };
         self.tables.push(Table { include, exclude: Vec::new(), options });
     }
@@ -114,7 +120,7 @@ impl Bench {
             host: HOST.to_owned(),
             max_batch_bytes: self.max_batch_bytes,
             patterns: Patterns::new(lists).unwrap(),
-            tables: self.tables.iter().map(|table| table.options).collect(),
+            tables: self.tables.iter().map(|table| table.options.clone()).collect(),
         }
     }
 
@@ -141,6 +147,16 @@ impl Bench {
 
     pub(super) fn remove(&self, name: &str) {
         fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// As `gzip` does: the compressed file has the time of the one that it takes the place of.
+    pub(super) fn gzip(&self, name: &str) {
+        let path = self.path(name);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let compressed = format!("{name}.gz");
+        fs::write(self.path(&compressed), gzipped(fs::read(&path).unwrap())).unwrap();
+        File::options().write(true).open(self.path(&compressed)).unwrap().set_modified(modified).unwrap();
+        self.remove(name);
     }
 
     /// As `copytruncate` does; the copy is dated by the clock of the test.
@@ -216,7 +232,10 @@ impl Bench {
         }
         let bytes = received.bytes.entry(batch.origin.clone()).or_default();
         match &batch.content {
-            Content::Data(data) => bytes.extend(data),
+            Content::Data(data) => {
+                bytes.extend(data);
+                self.batches.push(data.to_vec());
+            }
             Content::Loss { missing: 0, .. } => received.unknown_losses += 1,
             Content::Loss { missing, .. } => bytes.extend(vec![LOST; *missing as usize]),
         }
@@ -284,6 +303,13 @@ impl Bench {
     }
 }
 
+/// What `gzip` makes of this.
+pub(super) fn gzipped(content: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content.as_ref()).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// Lines that tell files and positions apart, long enough for a fingerprint.
 pub(super) fn lines(tag: &str, range: std::ops::Range<usize>) -> String {
     range.map(|number| format!("{tag} line number {number:06} of the test\n")).collect()
@@ -333,6 +359,19 @@ impl Bench {
         reading.file = Some(write_only);
     }
 
+    /// The same, if it is being read at its own path.
+    pub(super) fn break_live(&mut self, name: &str) {
+        let path = self.path(name);
+        let Ok(stat) = Stat::of_path(&path) else { return };
+        let is_home = |reading: &Reading| reading.whereabouts == Whereabouts::Home && reading.id == stat.id;
+        if let Some(tail) = &self.tail
+            && let Some(&index) = tail.by_path.get(path.as_path())
+            && matches!(&tail.logs[index].stage, Stage::Reading(reading) if is_home(reading))
+        {
+            self.break_file(name);
+        }
+    }
+
     /// How many of its files this process holds open, deleted ones too.
     pub(super) fn open_files(&self) -> usize {
         let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
@@ -343,5 +382,12 @@ impl Bench {
     /// Makes the open state log notice that its file is not its file any more.
     pub(super) fn break_state(&mut self) {
         self.tail.as_mut().unwrap().break_state();
+    }
+}
+
+impl Bench {
+    /// How many decoders are at work.
+    pub(super) fn decoders(&self) -> usize {
+        Arc::strong_count(&self.tail.as_ref().unwrap().decoders) - 1
     }
 }

@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use regex::bytes::Regex;
+
 use super::bench::{Bench, ROTATE_WAIT};
+use crate::file_tail::lines::Events;
 
 #[derive(Clone, Debug)]
 enum Step {
     /// Whole lines.
     Append(usize),
+    /// A line, and some that continue it.
+    AppendEvent(usize),
     /// A line without its end.
     Begin,
     /// `a.log.1` becomes `a.log.2` and so on, `a.log` becomes `a.log.1`.
@@ -23,8 +28,18 @@ enum Step {
     Truncate,
     /// `a.log` is deleted once all of it was read.
     Delete,
+    /// `a.log` is deleted once all of it was read, and another one begun at once, perhaps with its inode.
+    Recreate,
+    /// A file that holds the same and one line more takes the place of `a.log`.
+    Replace,
+    /// A rotated file is compressed.
+    Compress(usize),
     /// The oldest rotated file is deleted once it was read.
     Retire,
+    /// The next read of `a.log` fails.
+    Break,
+    /// One look, and at most a few batches.
+    Fill,
     Pump,
     Wait,
     Commit,
@@ -35,13 +50,19 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1..6_usize).prop_map(Step::Append),
+        2 => (1..6_usize).prop_map(Step::AppendEvent),
         2 => Just(Step::Begin),
         3 => Just(Step::Rename),
         2 => Just(Step::CopyAndTruncate),
         2 => Just(Step::AppendLate),
         1 => Just(Step::Truncate),
         1 => Just(Step::Delete),
+        1 => Just(Step::Recreate),
+        1 => Just(Step::Replace),
+        3 => (0..3_usize).prop_map(Step::Compress),
         1 => Just(Step::Retire),
+        1 => Just(Step::Break),
+        2 => Just(Step::Fill),
         5 => Just(Step::Pump),
         2 => Just(Step::Wait),
         3 => Just(Step::Commit),
@@ -55,8 +76,8 @@ struct Writer {
     bench: Bench,
     /// What was written into each file, in the order in which they were begun.
     files: Vec<String>,
-    /// `a.log.1`, `a.log.2`, …: which of the files each one is.
-    rotated: Vec<usize>,
+    /// `a.log.1`, `a.log.2`, …: which of the files each one is, and whether it is compressed.
+    rotated: Vec<(usize, bool)>,
     lines: usize,
     /// When `a.log` was last written to.
     written: Duration,
@@ -68,8 +89,13 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(include: &str) -> Self {
-        let bench = Bench::new(&[include]);
+    fn new(include: &str, has_events: bool) -> Self {
+        let mut bench = Bench::new(&[include]);
+        if has_events {
+            let pattern = Regex::new(r"^\s").unwrap();
+            let events = Events { pattern, match_begins: false, timeout: Duration::from_secs(1) };
+            bench.tables[0].options.lines.events = Some(events);
+        }
         bench.append("a.log", "");
         let files = vec![String::new()];
         let (rotated, lines, clock) = (Vec::new(), 0, Duration::ZERO);
@@ -91,11 +117,17 @@ impl Writer {
         self.live().push_str(text);
     }
 
+    /// What the rotated file at this place is called after so many more rotations.
+    fn name(&self, place: usize, rotations: usize) -> String {
+        let suffix = if self.rotated[place].1 { ".gz" } else { "" };
+        format!("a.log.{}{suffix}", place + 1 + rotations)
+    }
+
     fn shift(&mut self) {
-        for number in (1..=self.rotated.len()).rev() {
-            self.bench.rename(&format!("a.log.{number}"), &format!("a.log.{}", number + 1));
+        for place in (0..self.rotated.len()).rev() {
+            self.bench.rename(&self.name(place, 0), &self.name(place, 1));
         }
-        self.rotated.insert(0, self.files.len() - 1);
+        self.rotated.insert(0, (self.files.len() - 1, false));
         self.files.push(String::new());
     }
 
@@ -122,6 +154,11 @@ impl Writer {
                 let text: String = (0..*count).map(|_| self.line()).collect();
                 self.append(&text);
             }
+            Step::AppendEvent(count) => {
+                let more = "\tcontinues this line\n".repeat(*count);
+                let text = self.line() + &more;
+                self.append(&text);
+            }
             Step::Begin => {
                 let text = self.line().replace('\n', ", and ");
                 self.append(&text);
@@ -140,14 +177,14 @@ impl Writer {
             }
             Step::AppendLate => {
                 let is_open = self.late.is_some_and(|last| self.clock < last + Duration::from_secs(3));
-                if let (true, Some(&file)) = (is_open, self.rotated.first()) {
+                if let (true, Some(&(file, false))) = (is_open, self.rotated.first()) {
                     let line = self.line();
                     self.bench.append("a.log.1", &line);
                     self.files[file].push_str(&line);
                     self.late = Some(self.clock);
                 }
             }
-            Step::Truncate | Step::Delete if !self.live().is_empty() => {
+            Step::Truncate | Step::Delete | Step::Recreate if !self.live().is_empty() => {
                 self.settle();
                 if !self.is_read() {
                     return;
@@ -157,17 +194,38 @@ impl Writer {
                     self.bench.truncate("a.log");
                 } else {
                     self.bench.remove("a.log");
+                }
+                if let Step::Delete = step {
                     self.settle();
                 }
                 self.files.push(String::new());
                 self.late = None;
                 self.has_deleted = true;
+                if let Step::Recreate = step {
+                    let text = self.line();
+                    self.append(&text);
+                }
             }
+            Step::Replace if !self.live().is_empty() => {
+                // What nobody has seen yet is no more than a file that was written elsewhere.
+                self.settle();
+                let text = self.live().clone() + &self.line();
+                self.bench.write("new", &text);
+                self.bench.rename("new", "a.log");
+                *self.live() = text;
+                self.settle();
+            }
+            Step::Compress(place) if self.rotated.get(*place).is_some_and(|rotated| !rotated.1) => {
+                self.bench.gzip(&self.name(*place, 0));
+                self.rotated[*place].1 = true;
+            }
+            Step::Break => self.bench.break_live("a.log"),
+            Step::Fill => drop(self.bench.fill(false)),
             Step::Retire => {
                 self.settle();
                 if self.is_read() && !self.rotated.is_empty() {
                     self.bench.commit();
-                    self.bench.remove(&format!("a.log.{}", self.rotated.len()));
+                    self.bench.remove(&self.name(self.rotated.len() - 1, 0));
                     self.rotated.pop();
                     self.has_deleted = true;
                 }
@@ -185,13 +243,14 @@ impl Writer {
                     self.bench.lose_state();
                 }
             }
-            Step::Rename | Step::CopyAndTruncate | Step::Truncate | Step::Delete => {}
+            // There is nothing to do it with.
+            _ => {}
         }
     }
 }
 
-fn check(include: &str, steps: &[Step]) {
-    let mut writer = Writer::new(include);
+fn check(include: &str, has_events: bool, steps: &[Step]) {
+    let mut writer = Writer::new(include, has_events);
     if include == "a.log" {
         // A rotation before the first look is none of its business.
         writer.play(&Step::Append(1));
@@ -199,8 +258,10 @@ fn check(include: &str, steps: &[Step]) {
     }
     // What no pattern selects is only known as long as something leads there.
     let is_blind = |step: &&Step| {
-        let is_cut_off =
-            matches!(step, Step::Truncate | Step::Delete | Step::Retire | Step::CrashWithoutState);
+        let is_cut_off = matches!(
+            step,
+            Step::Truncate | Step::Delete | Step::Recreate | Step::Retire | Step::CrashWithoutState
+        );
         include == "a.log" && is_cut_off
     };
     for step in steps.iter().filter(|step| !is_blind(step)) {
@@ -216,17 +277,89 @@ fn check(include: &str, steps: &[Step]) {
     assert!(writer.bench.names().len() <= 1, "{:?}", writer.bench.names());
 }
 
+#[derive(Clone, Debug)]
+enum LinkStep {
+    Append,
+    /// The link leads to another file from now on.
+    Swap,
+    Pump,
+    Commit,
+    Crash,
+}
+
+fn link_step() -> impl Strategy<Value = LinkStep> {
+    prop_oneof![
+        4 => Just(LinkStep::Append),
+        2 => Just(LinkStep::Swap),
+        3 => Just(LinkStep::Pump),
+        2 => Just(LinkStep::Commit),
+        2 => Just(LinkStep::Crash),
+    ]
+}
+
+fn check_link(steps: &[LinkStep]) {
+    let mut bench = Bench::new(&["current"]);
+    let (mut number, mut written, mut in_file) = (0, String::new(), 0);
+    let mut swap = |bench: &Bench| {
+        number += 1;
+        let file = format!("file-{number}.txt");
+        bench.append(&file, "");
+        std::os::unix::fs::symlink(&file, bench.path("next")).unwrap();
+        bench.rename("next", "current");
+    };
+    swap(&bench);
+    for (step, kind) in steps.iter().enumerate() {
+        match kind {
+            LinkStep::Append => {
+                let line = format!("{step:06} is the number of this line\n");
+                bench.append("current", &line);
+                written += &line;
+                in_file += 1;
+            }
+            // One that was never seen through the link is not known.
+            LinkStep::Swap if in_file > 0 => {
+                bench.settle();
+                bench.commit();
+                swap(&bench);
+                in_file = 0;
+            }
+            LinkStep::Swap => {}
+            LinkStep::Pump => bench.pump(),
+            LinkStep::Commit => bench.commit(),
+            LinkStep::Crash => bench.crash(),
+        }
+    }
+    for _ in 0..=steps.len() / 4 {
+        bench.settle();
+    }
+    bench.check("current", written);
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
 proptest! {
     // A failing history is printed as it stands, shortened: that is all it takes to replay it.
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_byte_arrives_once_and_in_order_siblings_selected(steps in prop::collection::vec(step(), 1..40)) {
-        check("a.log*", &steps);
+    fn every_byte_arrives_once_and_in_order_siblings_selected(
+        has_events in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        check("a.log*", has_events, &steps);
     }
 
     #[test]
-    fn every_byte_arrives_once_and_in_order_siblings_unselected(steps in prop::collection::vec(step(), 1..40)) {
-        check("a.log", &steps);
+    fn every_byte_arrives_once_and_in_order_siblings_unselected(
+        has_events in any::<bool>(),
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        check("a.log", has_events, &steps);
+    }
+
+    #[test]
+    fn every_byte_arrives_once_and_in_order_through_a_link_that_moves_on(
+        steps in prop::collection::vec(link_step(), 1..40),
+    ) {
+        check_link(&steps);
     }
 }

@@ -26,6 +26,8 @@ fn config(include: &Path) -> FileTail {
         max_line_bytes: None,
         rotate_wait: None,
         ignore_older: None,
+        encoding: crate::file_tail::Encoding::Utf8,
+        multiline: None,
     }
 }
 

@@ -58,6 +58,11 @@ fn what_makes_no_sense_is_refused_under_its_key() {
         (r#""subject": "s", "stream": { "name": "A", "replicas": 6 }"#, "stream.replicas", "`6`"),
         (r#""subject": "s", "stream": { "name": "A", "max_bytes": 0 }"#, "stream.max_bytes", "so many"),
         (r#""subject": "s", "stream": { "name": "A", "max_age": "0s" }"#, "stream.max_age", "no time"),
+        (
+            r#""subject": "s", "stream": { "name": "A", "purge": true, "floor": false }"#,
+            "stream.purge",
+            "does not go with",
+        ),
     ] {
         let invalid = check(&format!("{{ {table} }}")).unwrap_err();
         assert_eq!(invalid.key, key, "{table}");

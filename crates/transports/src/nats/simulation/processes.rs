@@ -1,6 +1,7 @@
 //! The processes of a run: real pipelines, over the model.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,11 +67,18 @@ impl World {
         Simulated { nats, name, network: self.network.clone(), truth: self.truth.clone() }
     }
 
+    /// One for each life of a process: its positions are in the stream and on the disk, and the lock on the one
+    /// before may still be held for a moment by what another test just started.
+    fn next_state_dir(&self) -> PathBuf {
+        let life = self.lives.replace(self.lives.get() + 1);
+        self.state_dir.path().join(life.to_string())
+    }
+
     fn start(&self, name: &str, host: &str, max_batch_bytes: usize, parts: Parts) -> JoinHandle<()> {
         let settings = Settings {
             name: name.to_owned(),
             host: host.to_owned(),
-            state_dir: self.state_dir.clone(),
+            state_dir: self.next_state_dir(),
             commit_interval: Duration::from_millis(self.plan.commit_millis),
             commit_bytes: self.plan.commit_bytes,
             max_batch_bytes,

@@ -1,5 +1,6 @@
 //! One run of one plan: [`run`].
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -40,7 +41,10 @@ pub(super) struct World {
     pub(super) truth: SharedTruth,
     pub(super) grow: super::watch::Sender<u64>,
     pub(super) disks: Vec<Disk>,
-    pub(super) state_dir: std::path::PathBuf,
+    /// Where processes lock their directories; removed with the world.
+    pub(super) state_dir: tempfile::TempDir,
+    /// How many processes were started.
+    pub(super) lives: Cell<u64>,
     pub(super) producers: Vec<Option<JoinHandle<()>>>,
     pub(super) consumers: Vec<Option<JoinHandle<()>>>,
     pub(super) twins: Vec<JoinHandle<()>>,
@@ -126,7 +130,7 @@ impl World {
             "subject": "s",
             "framing": if plan.line_framing { "line" } else { "batch" },
             "compression": if plan.compressed { "zstd" } else { "none" },
-            "stream": { "name": STREAM, "create": true },
+            "stream": { "name": STREAM, "create": true, "floor": false },
         });
         if let Some(partitions) = plan.partitions {
             table["partitions"] = json!(partitions);
@@ -169,7 +173,8 @@ impl World {
             truth,
             grow: super::watch::Sender::new(0),
             disks,
-            state_dir: state_dir.to_owned(),
+            state_dir: tempfile::tempdir_in(state_dir).expect("a directory can be created"),
+            lives: Cell::new(0),
             twins: Vec::new(),
             later: BTreeMap::new(),
             next_order: 0,

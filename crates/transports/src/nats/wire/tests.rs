@@ -231,3 +231,21 @@ proptest! {
         prop_assert!(!foreign);
     }
 }
+
+#[test]
+fn how_far_a_log_was_published_before_stands_in_what_is_sent_again() {
+    let (batch, subjects) =
+        (Batch::data(Origin::new("h", "/l"), Epoch(1), 100, "one\ntwo\n"), Subjects::new("s", None, true));
+    let subject = subjects.publish(&batch.origin);
+    let reached = |reached| {
+        let message = encode_again(&batch, Encoding::default(), reached);
+        assert!(
+            message.headers.get("Fs-Batch").unwrap().as_str().len()
+                <= header_bytes(&batch, Encoding::default())
+        );
+        headers_only(&subjects, &subject, Some(&message.headers)).unwrap().unwrap().reached
+    };
+    assert_eq!(reached(Some(u64::MAX)), Some(u64::MAX));
+    assert_eq!(reached(Some(108)), None, "it is there again");
+    assert_eq!(reached(None), None);
+}

@@ -1,0 +1,152 @@
+//! What a file holds, compressed or not, as far as it takes to know it again: [`Opened`].
+//!
+//! Of a compressed file each place is reached by decoding everything before it. What was found there is
+//! remembered ([`Peeks`]), so that looking at the same files again and again costs nothing.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::gunzip::{Flow, Gunzip};
+use super::identity::{self, FileId, HEAD_BYTES, MARKER_BYTES, Stat, read_at, read_head};
+use super::siblings;
+
+/// More places than this are not remembered: a log has a few dozen compressed files, of which few are looked
+/// into anywhere but at their beginning.
+const MAX_PEEKS: usize = 1000;
+
+/// So much is decoded at once on the way to a place.
+const STEP_BYTES: usize = 64 << 10;
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) stat: Stat,
+    /// How to look into a compressed one.
+    pub(crate) packed: Option<Packed>,
+}
+
+/// What is known of a compressed file.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    /// Somebody may still be writing it.
+    pub(crate) may_grow: bool,
+    pub(crate) peeks: Arc<Peeks>,
+}
+
+/// What was found in the compressed files of a log.
+#[derive(Debug, Default)]
+pub(crate) struct Peeks(Mutex<HashMap<(FileId, u64, u64), Peek>>);
+
+/// What stands before a place.
+#[derive(Clone, Debug)]
+pub(crate) struct Peek {
+    /// The last bytes before the place, or before the end of the content when that comes first.
+    bytes: Vec<u8>,
+    pub(crate) reach: Reach,
+}
+
+/// Whether a content reaches to a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    There,
+    /// It is whole, and shorter.
+    Shorter,
+    /// It is damaged, or cut off, before that.
+    Damaged,
+}
+
+impl Opened {
+    /// The first bytes of the content, as many as a fingerprint can cover.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read; [`io::ErrorKind::Interrupted`] when it is being written and not that long yet.
+    pub(crate) fn head(&self) -> io::Result<Vec<u8>> {
+        match &self.packed {
+            None => read_head(&self.file),
+            Some(packed) => Ok(packed.peek(&self.file, &self.stat, HEAD_BYTES as u64, HEAD_BYTES)?.bytes),
+        }
+    }
+
+    /// Whether the content reaches to `position`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Opened::head`].
+    pub(crate) fn reach(&self, position: u64) -> io::Result<Reach> {
+        match &self.packed {
+            None if self.stat.size >= position => Ok(Reach::There),
+            None => Ok(Reach::Shorter),
+            Some(packed) => Ok(packed.peek(&self.file, &self.stat, position, MARKER_BYTES)?.reach),
+        }
+    }
+
+    /// The `length` bytes before `position`; fewer when there are not as many.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Opened::head`].
+    pub(crate) fn before(&self, position: u64, length: usize) -> io::Result<Vec<u8>> {
+        let length = length.min(MARKER_BYTES);
+        match &self.packed {
+            None => {
+                let start = position.saturating_sub(length as u64);
+                read_at(&self.file, start, (position - start) as usize)
+            }
+            Some(packed) => {
+                let peek = packed.peek(&self.file, &self.stat, position, MARKER_BYTES)?;
+                let surplus = peek.bytes.len().saturating_sub(length);
+                Ok(if peek.reach == Reach::There { peek.bytes[surplus..].to_vec() } else { Vec::new() })
+            }
+        }
+    }
+}
+
+impl Packed {
+    fn peek(&self, file: &File, stat: &Stat, position: u64, length: usize) -> io::Result<Peek> {
+        let key = (stat.id, stat.size, position);
+        if let Some(peek) = self.peeks.lock().get(&key) {
+            return Ok(peek.clone());
+        }
+        let mut gunzip = Gunzip::new(file.try_clone()?);
+        let (mut bytes, mut reached, mut flow) = (Vec::new(), 0, Flow::Full);
+        while reached < position && flow == Flow::Full {
+            let before = bytes.len();
+            flow = gunzip.decode(&mut bytes, (position - reached).min(STEP_BYTES as u64) as usize)?;
+            reached += (bytes.len() - before) as u64;
+            bytes.drain(..bytes.len().saturating_sub(length));
+        }
+        let reach = match flow {
+            _ if reached == position => Reach::There,
+            Flow::Over | Flow::Starved if self.may_grow => return Err(io::ErrorKind::Interrupted.into()),
+            Flow::Over => Reach::Shorter,
+            _ => Reach::Damaged,
+        };
+        let peek = Peek { bytes, reach };
+        let mut peeks = self.peeks.lock();
+        if peeks.len() >= MAX_PEEKS {
+            peeks.clear();
+        }
+        peeks.insert(key, peek.clone());
+        Ok(peek)
+    }
+}
+
+impl Peeks {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(FileId, u64, u64), Peek>> {
+        // Nothing under this lock can be left half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first bytes of what the file at `path` holds.
+pub(crate) fn head_of(path: &Path) -> io::Result<Vec<u8>> {
+    let file = identity::open(path)?;
+    let stat = Stat::of_file(&file)?;
+    let packed = || Packed { may_grow: false, peeks: Arc::default() };
+    Opened { file, stat, packed: siblings::is_gzip(path).then(packed) }.head()
+}
