@@ -20,6 +20,7 @@ use fshipper_pipeline::{
 
 mod api;
 mod cli_context;
+mod client;
 mod config;
 mod connect;
 mod core_receiver;
@@ -44,6 +45,8 @@ mod restore;
 mod sender;
 mod session;
 mod shipper;
+#[cfg(test)]
+mod simulation;
 mod stream;
 mod subject;
 mod verdict;
@@ -51,6 +54,11 @@ mod window;
 mod wire;
 
 pub use config::Nats;
+
+#[cfg(test)]
+use simulation::watch;
+#[cfg(not(test))]
+use tokio::sync::watch;
 
 use config::Framing;
 use connect::{Queues, connect};

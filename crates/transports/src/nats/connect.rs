@@ -3,18 +3,18 @@
 //! Opening tries every server once and then fails: the runner tries again, with growing pauses, for ever. A
 //! connection that was lost later comes back by itself, the same way.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use async_nats::{AuthError, Client, ConnectOptions};
+use async_nats::{AuthError, ConnectOptions};
 use fshipper_pipeline::Settings;
 use fshipper_pipeline::config::Environment;
-use tokio::sync::watch;
 
+use super::client::Client;
 use super::config::Nats;
 use super::endpoint::Endpoint;
 use super::events::{Events, Link, cannot_connect};
+use super::watch;
 
 /// A connection and what became of it so far. Clones share it.
 #[derive(Clone, Debug)]
@@ -65,12 +65,19 @@ pub(crate) async fn connect(nats: &Nats, settings: &Settings, queues: Queues) ->
     let interest = events.link();
     let options = options(&endpoint, &events, settings, queues);
     match options.connect(endpoint.servers.as_slice()).await {
-        Ok(client) => Ok(Connection { client, events, _interest: interest }),
+        Ok(client) => Ok(Connection { client: Client::Server(client), events, _interest: interest }),
         Err(error) => Err(anyhow!("{}", cannot_connect(&endpoint.shown(), &error.to_string()))),
     }
 }
 
 impl Connection {
+    /// One that reports to `events`.
+    #[cfg(test)]
+    pub(super) fn simulated(client: Client, events: Events) -> Self {
+        let interest = events.link();
+        Self { client, events, _interest: interest }
+    }
+
     /// Waits until there is a connection. The answer changes as soon as it breaks, whether or not there is
     /// another one by then.
     pub(crate) async fn connected(&self) -> watch::Receiver<Link> {
@@ -83,7 +90,7 @@ impl Connection {
     /// Whether the connection broke since it was made; true before the first message over another one. The
     /// events say so as well, but only once another task has handled them.
     pub(crate) fn has_broken(&self) -> bool {
-        self.client.statistics().connects.load(Ordering::Relaxed) > 1 || self.events.breaks() > 0
+        self.client.connects() > 1 || self.events.breaks() > 0
     }
 
     /// Changes as soon as the connection breaks, and again when it is back; what happened before does not

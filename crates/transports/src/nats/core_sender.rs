@@ -9,12 +9,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use async_nats::{Subject, Subscriber};
+use async_nats::Subject;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fshipper_pipeline::{Batch, Checkpoint, Context, Sink, Written};
 use futures::StreamExt as _;
 
+use super::client::Subscriber;
 use super::config::{Framing, Nats};
 use super::connect::{Connection, Queues, connect};
 use super::subject::Subjects;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::{Event, Server, ServerError};
 use fshipper_pipeline::{Complaint, Escaped};
-use tokio::sync::watch;
+
+use super::watch;
 
 use super::pattern::covers;
 

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_nats::{Message, Subject, Subscriber};
+use async_nats::{Message, Subject};
 use fshipper_pipeline::Complaint;
 use futures::StreamExt as _;
 use tokio::sync::Notify;
 
+use super::client::Subscriber;
 use super::wire;
 
 /// A queue that takes messages as fast as they come. When it is full it drops them and notes how much: NATS

@@ -5,7 +5,7 @@ use fshipper_pipeline::{Checkpoint, Context, Ends, Settings, Sink, Source};
 
 use super::api::Api;
 use super::config::{Framing, Nats, StreamTable};
-use super::connect::{Connection, Queues, connect};
+use super::connect::{Connection, connect};
 use super::floor::FloorPlan;
 use super::probe;
 use super::receiver::{FloorTable, Receiver};
@@ -25,11 +25,8 @@ pub(super) async fn open_sender(
     stream: &StreamTable,
     context: Context,
 ) -> Result<Box<dyn Sink>> {
-    let api = open_api(nats, &context.settings, sender::QUEUES).await?;
-    let encoding = Encoding { compression: nats.compression, host: false };
-    let (plan, floor) = (plan(nats, stream), floor(nats, stream));
-    let sender = Sender::open(api, &plan, floor, nats.subjects(), nats.framing, encoding, context).await?;
-    Ok(Box::new(sender))
+    let connection = connect(nats, &context.settings, sender::QUEUES).await?;
+    sender_over(nats, stream, connection, context).await
 }
 
 /// Opens the receiving end at `from`.
@@ -43,7 +40,33 @@ pub(super) async fn open_receiver(
     from: Checkpoint,
     context: Context,
 ) -> Result<Box<dyn Source>> {
-    let api = open_api(nats, &context.settings, receiver::QUEUES).await?;
+    let connection = connect(nats, &context.settings, receiver::QUEUES).await?;
+    receiver_over(nats, stream, connection, from, context).await
+}
+
+/// The sending end over a connection that stands.
+pub(super) async fn sender_over(
+    nats: &Nats,
+    stream: &StreamTable,
+    connection: Connection,
+    context: Context,
+) -> Result<Box<dyn Sink>> {
+    let api = Api::new(Requests::new(connection).await?);
+    let encoding = Encoding { compression: nats.compression, host: false };
+    let (plan, floor) = (plan(nats, stream), floor(nats, stream));
+    let sender = Sender::open(api, &plan, floor, nats.subjects(), nats.framing, encoding, context).await?;
+    Ok(Box::new(sender))
+}
+
+/// The receiving end over a connection that stands.
+pub(super) async fn receiver_over(
+    nats: &Nats,
+    stream: &StreamTable,
+    connection: Connection,
+    from: Checkpoint,
+    context: Context,
+) -> Result<Box<dyn Source>> {
+    let api = Api::new(Requests::new(connection).await?);
     let (plan, subjects) = (plan(nats, stream), nats.subjects());
     let filters = subjects.receive(nats.read_partitions.as_deref());
     let floor = floor(nats, stream).map(|plan| FloorTable {
@@ -72,11 +95,6 @@ pub(super) async fn probe(
     let (plan, subjects) = (plan(nats, stream), nats.subjects());
     let filters = subjects.receive(nats.read_partitions.as_deref());
     probe::probe(&api, &plan, &subjects, &filters, ends, settings.host.as_bytes()).await
-}
-
-async fn open_api(nats: &Nats, settings: &Settings, queues: Queues) -> Result<Api> {
-    let connection = connect(nats, settings, queues).await?;
-    Ok(Api::new(Requests::new(connection).await?))
 }
 
 fn floor(nats: &Nats, table: &StreamTable) -> Option<FloorPlan> {

@@ -120,6 +120,7 @@ impl Publisher {
             let has_room =
                 self.waiting_bytes < MAX_WAITING_BYTES && self.waiting_batches < MAX_WAITING_BATCHES;
             tokio::select! {
+                biased;
                 Some(landing) = self.under_way.next() => self.land(landing)?,
                 order = self.orders.recv(), if has_room => match order {
                     Some(Order::Publish(batch)) => self.enqueue(batch),

@@ -11,15 +11,16 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::api::Api;
+use super::client::{Client, Subscriber};
 use super::events::Link;
 use super::stream::Stream;
+use super::watch;
 use super::window::Window;
 
 /// A running consumer. The server forgets it some time after the last request.

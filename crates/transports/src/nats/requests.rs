@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use async_nats::client::traits::Publisher as _;
 use async_nats::message::OutboundMessage;
-use async_nats::{Message, PublishErrorKind, StatusCode, Subscriber};
+use async_nats::{Message, PublishErrorKind, StatusCode};
 use fshipper_pipeline::Escaped;
 use futures::StreamExt as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::client::Subscriber;
 use super::connect::Connection;
 
 /// Sends requests and waits for their replies.

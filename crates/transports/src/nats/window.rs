@@ -1,10 +1,11 @@
 //! How much a consumer may ask for at once: [`Window`].
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::pull::Until;
 

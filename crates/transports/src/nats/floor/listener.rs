@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
 use fshipper_pipeline::{Complaint, Epoch, Escaped, Origin, Position, Progress};
 use futures::StreamExt as _;
 use tokio::task::JoinSet;
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use super::notice::{Notice, Request};
 use super::{FloorPlan, Problem, Warnings};
 use crate::nats::api::Api;
+use crate::nats::client::Subscriber;
 use crate::nats::pull::{Consumer, Deliver, Selection, Until};
 use crate::nats::restore::{Restored, Tail};
 

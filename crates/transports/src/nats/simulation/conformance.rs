@@ -1,0 +1,458 @@
+//! The model of the server answers as a real one does: one script of requests, sent to both.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::message::OutboundMessage;
+use async_nats::{HeaderMap, Message};
+use fshipper_testing::NatsServer;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::super::client::{Client, Subscriber};
+use super::super::events::Events;
+use super::network::Network;
+
+/// What is done next.
+enum Step {
+    /// A message with a reply subject of its own, and how many answers there are to it.
+    Ask { subject: String, headers: Vec<(&'static str, String)>, payload: Vec<u8>, answers: usize },
+    /// What an operator or a limit does.
+    Operate(Operation),
+    /// Everything that was asked before has been answered; so many messages more than was said come now.
+    Wait { step: usize, answers: usize },
+}
+
+/// What the model is told directly, and a server through its API.
+#[derive(Clone, Copy)]
+enum Operation {
+    /// Waits until a consumer has taken its request: a server that deletes it before says nothing at all.
+    Notice(&'static str),
+    DeleteConsumer(&'static str),
+    DeleteMessage(u64),
+    Purge,
+    DeleteStream,
+    /// From here on there is no room for another message.
+    Fill,
+}
+
+/// Asks a server, or the model of one.
+struct Asker {
+    client: Client,
+    inbox: String,
+    subscriber: Subscriber,
+    /// The step whose deliveries come now.
+    current: usize,
+    /// The answers to each step.
+    answers: BTreeMap<usize, Vec<Value>>,
+}
+
+const STREAM: &str = "LOGS";
+
+/// How long an answer may take; none does.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn ask(subject: impl Into<String>, body: Value, answers: usize) -> Step {
+    let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    Step::Ask { subject: subject.into(), headers: Vec::new(), payload, answers }
+}
+
+fn api(operation: &str, body: Value) -> Step {
+    ask(format!("$JS.API.{operation}"), body, 1)
+}
+
+/// A publish, with the sequence that it expects to follow.
+fn publish(subject: &str, expected: Option<u64>, payload: &str) -> Step {
+    let expected = expected.map(|sequence| ("Nats-Expected-Last-Subject-Sequence", sequence.to_string()));
+    let headers = expected.into_iter().collect();
+    Step::Ask { subject: subject.to_owned(), headers, payload: payload.into(), answers: 1 }
+}
+
+/// One message of an atomic batch.
+fn part(
+    subject: &str,
+    batch: &str,
+    number: usize,
+    last: bool,
+    expected: Option<u64>,
+    answers: usize,
+) -> Step {
+    let mut headers = vec![("Nats-Batch-Id", batch.to_owned()), ("Nats-Batch-Sequence", number.to_string())];
+    headers.extend(expected.map(|sequence| ("Nats-Expected-Last-Subject-Sequence", sequence.to_string())));
+    headers.extend(last.then(|| ("Nats-Batch-Commit", "1".to_owned())));
+    Step::Ask { subject: subject.to_owned(), headers, payload: format!("{batch} {number}").into(), answers }
+}
+
+fn consumer(name: &str, more: Value) -> Step {
+    let mut config = json!({
+        "name": name, "ack_policy": "none", "replay_policy": "instant", "deliver_policy": "by_start_sequence",
+        "opt_start_seq": 1, "mem_storage": true, "num_replicas": 1, "inactive_threshold": 60_000_000_000_u64,
+    });
+    let Value::Object(more) = more else { panic!("a table") };
+    config.as_object_mut().expect("a table").extend(more);
+    config.as_object_mut().expect("a table").retain(|_, value| !value.is_null());
+    let operation = match config["filter_subject"].as_str() {
+        Some(filter) => format!("CONSUMER.CREATE.{STREAM}.{name}.{filter}"),
+        None => format!("CONSUMER.CREATE.{STREAM}.{name}"),
+    };
+    api(&operation, json!({ "stream_name": STREAM, "config": config, "action": "create" }))
+}
+
+fn next(consumer: &str, body: Value, answers: usize) -> Step {
+    ask(format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}"), body, answers)
+}
+
+fn stream(more: Value) -> Value {
+    let mut config = json!({
+        "name": STREAM, "subjects": ["s", "s.>"], "retention": "limits", "discard": "new", "storage": "file",
+        "num_replicas": 1, "max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1,
+        "max_msg_size": -1, "allow_direct": true, "allow_atomic": true,
+    });
+    let Value::Object(more) = more else { panic!("a table") };
+    config.as_object_mut().expect("a table").extend(more);
+    config.as_object_mut().expect("a table").retain(|_, value| !value.is_null());
+    config
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Everything that the ends ask, and what may go wrong with it.
+fn script() -> Vec<Step> {
+    let info = || api(&format!("STREAM.INFO.{STREAM}"), Value::Null);
+    let create = |more| api(&format!("STREAM.CREATE.{STREAM}"), stream(more));
+    let get = |subject: &str| api(&format!("DIRECT.GET.{STREAM}.{subject}"), Value::Null);
+    let get_at = |sequence: u64| api(&format!("DIRECT.GET.{STREAM}"), json!({ "seq": sequence }));
+    let all = || json!({ "batch": 100, "max_bytes": 100_000, "no_wait": true });
+    let wait = |batch: u64, max_bytes: u64, expires: u64| json!({ "batch": batch, "max_bytes": max_bytes, "expires": expires });
+    let mut steps = vec![
+        // Nothing is there.
+        info(),
+        publish("s.h.a", Some(0), "nobody stores this"),
+        get("s.h.a"),
+        get_at(1),
+        consumer("early", json!({})),
+        next("early", all(), 1),
+        // A stream comes into being.
+        create(json!({})),
+        create(json!({})),
+        create(json!({ "max_msgs": 5 })),
+        info(),
+        get("s.h.a"),
+        consumer("empty", json!({})),
+        next("empty", all(), 1),
+        // Publishing.
+        publish("s.h.a", Some(0), "one"),
+        publish("s.h.a", Some(0), "refused"),
+        publish("s.h.a", Some(1), "two"),
+        publish("s.h.b", Some(0), "other"),
+        publish("s", None, "from somebody else"),
+        publish("s.h.a", Some(7), "refused"),
+        publish("s.h.a", Some(2), "three"),
+        info(),
+        get("s.h.a"),
+        get("s.h.none"),
+        get_at(4),
+        get_at(99),
+        // Reading.
+        consumer("all", json!({})),
+        next("all", all(), 6),
+        next("all", all(), 1),
+        consumer("some", json!({ "filter_subject": "s.h.a", "opt_start_seq": 2 })),
+        next("some", wait(1, 100_000, 5 * SECOND), 2),
+        next("some", wait(5, 100_000, SECOND / 5), 2),
+        consumer("several", json!({ "filter_subjects": ["s", "s.h.b"] })),
+        next("several", wait(2, 0, 5 * SECOND), 2),
+        consumer("late", json!({ "opt_start_seq": 50 })),
+        next("late", all(), 1),
+        consumer("small", json!({})),
+        next("small", wait(5, 10, 5 * SECOND), 1),
+        next("small", wait(5, 150, 5 * SECOND), 2),
+        consumer(
+            "last",
+            json!({ "deliver_policy": "last_per_subject", "opt_start_seq": null, "headers_only": true }),
+        ),
+        consumer(
+            "last-of",
+            json!({
+                "deliver_policy": "last_per_subject", "opt_start_seq": null, "headers_only": true,
+                "filter_subject": "s.h.*",
+            }),
+        ),
+        next("last-of", all(), 3),
+        // Waiting.
+        consumer("waits", json!({ "opt_start_seq": 6, "filter_subject": "s.h.w" })),
+        next("waits", wait(1, 100_000, 20 * SECOND), 0),
+        next("waits", all(), 1),
+        publish("s.h.w", Some(0), "awaited"),
+    ];
+    let waiting = steps.len() - 3;
+    steps.push(Step::Wait { step: waiting, answers: 2 });
+    steps.extend([next(
+        "waits",
+        json!({ "batch": 1, "expires": SECOND * 3 / 5, "idle_heartbeat": SECOND / 4 }),
+        0,
+    )]);
+    let beats = steps.len() - 1;
+    steps.push(Step::Wait { step: beats, answers: 3 });
+    // Somebody deletes things.
+    steps.push(next("waits", wait(3, 100_000, 20 * SECOND), 0));
+    let doomed = steps.len() - 1;
+    steps.extend([
+        Step::Operate(Operation::Notice("waits")),
+        Step::Operate(Operation::DeleteConsumer("waits")),
+        Step::Wait { step: doomed, answers: 1 },
+        next("waits", all(), 1),
+        Step::Operate(Operation::DeleteMessage(2)),
+        get_at(2),
+        info(),
+        consumer("hole", json!({})),
+        next("hole", all(), 6),
+        Step::Operate(Operation::DeleteMessage(1)),
+        info(),
+        // Atomic batches.
+        part("s.h.a", "x1", 1, false, Some(5), 0),
+        part("s.h.a", "x1", 2, false, None, 0),
+        part("s.h.a", "x1", 3, true, None, 1),
+        part("s.h.a", "x2", 1, false, Some(5), 0),
+        part("s.h.a", "x2", 2, true, None, 1),
+        part("s.h.a", "x3", 2, true, None, 1),
+        part("s.h.a", "x4", 1, false, Some(9), 0),
+        part("s.h.a", "x4", 3, true, None, 1),
+        part("s.h.a", "x5", 1, true, Some(9), 1),
+        info(),
+        get("s.h.a"),
+        // Retention takes all there is.
+        Step::Operate(Operation::Purge),
+        info(),
+        get("s.h.a"),
+        publish("s.h.a", Some(10), "refused"),
+        publish("s.h.a", Some(0), "after the purge"),
+        info(),
+        consumer("purged", json!({})),
+        next("purged", all(), 2),
+        next("purged", wait(3, 100_000, 20 * SECOND), 0),
+    ]);
+    let last = steps.len() - 1;
+    steps.extend([
+        Step::Operate(Operation::Notice("purged")),
+        Step::Operate(Operation::Fill),
+        publish("s.h.a", Some(11), "no room"),
+        Step::Operate(Operation::DeleteStream),
+        Step::Wait { step: last, answers: 1 },
+        info(),
+        publish("s.h.a", Some(0), "nobody stores this"),
+        next("purged", all(), 1),
+        create(json!({ "allow_atomic": null })),
+        part("s.h.a", "y1", 1, true, None, 1),
+        info(),
+    ]);
+    steps
+}
+
+impl Asker {
+    async fn new(client: Client) -> Self {
+        let inbox = client.new_inbox();
+        let subscriber = client.subscribe(format!("{inbox}.*")).await.unwrap();
+        Self { client, inbox, subscriber, current: 0, answers: BTreeMap::new() }
+    }
+
+    async fn run(&mut self, steps: &[Step], operate: impl AsyncFn(&Client, Operation)) {
+        for (number, step) in steps.iter().enumerate() {
+            match step {
+                Step::Ask { subject, headers, payload, answers } => {
+                    self.current = number;
+                    let mut map = HeaderMap::new();
+                    for (name, value) in headers {
+                        map.insert(*name, value.as_str());
+                    }
+                    let headers = (!headers.is_empty()).then_some(map);
+                    let reply = Some(format!("{}.{number}", self.inbox).into());
+                    let (subject, payload) = (subject.as_str().into(), payload.clone().into());
+                    let message = OutboundMessage { subject, reply, headers, payload };
+                    self.client.publish_message(message).await.unwrap();
+                    self.wait_for(number, *answers).await;
+                }
+                Step::Operate(operation) => operate(&self.client, *operation).await,
+                Step::Wait { step, answers } => {
+                    self.current = *step;
+                    self.wait_for(*step, *answers).await;
+                }
+            }
+        }
+        // What comes without being expected shows as an answer too many.
+        while let Ok(Some(message)) =
+            tokio::time::timeout(Duration::from_millis(300), self.subscriber.next()).await
+        {
+            self.sort(message);
+        }
+    }
+
+    async fn wait_for(&mut self, step: usize, answers: usize) {
+        while self.answers.get(&step).map_or(0, Vec::len) < answers {
+            let message = tokio::time::timeout(PATIENCE, self.subscriber.next()).await;
+            let message = message.unwrap_or_else(|_| {
+                panic!(
+                    "step {step}: {answers} answers to come, so far {:#?}",
+                    self.answers.range(step.saturating_sub(1)..)
+                )
+            });
+            self.sort(message.expect("the client lives"));
+        }
+    }
+
+    /// An answer belongs to the step in its subject. A delivery has the subject that the message was published
+    /// to: it belongs to the request that waits.
+    fn sort(&mut self, message: Message) {
+        let step = message.subject.strip_prefix(self.inbox.as_str());
+        let step = step.map_or(self.current, |number| number[1..].parse().unwrap());
+        self.answers.entry(step).or_default().push(plain(&message));
+    }
+}
+
+/// An answer without what is different each time: names that are made up, and times.
+fn plain(message: &Message) -> Value {
+    let mut headers = BTreeMap::new();
+    for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+        let name: &str = name.as_ref();
+        if name != "Nats-Time-Stamp" {
+            headers.insert(
+                name.to_owned(),
+                values.iter().map(|value| value.as_str().to_owned()).collect::<Vec<_>>(),
+            );
+        }
+    }
+    let mut body = match serde_json::from_slice::<Value>(&message.payload) {
+        Ok(body @ Value::Object(_)) => body,
+        _ => json!(String::from_utf8_lossy(&message.payload)),
+    };
+    if let Value::Object(fields) = &mut body {
+        fields.remove("created");
+    }
+    let delivered = message.reply.as_deref().map(|reply| {
+        let tokens: Vec<_> = reply.split('.').collect();
+        let mut tokens: Vec<_> = tokens.iter().map(|token| json!(token)).collect();
+        // The time of the message.
+        if tokens.len() == 9 {
+            tokens.remove(7);
+        }
+        json!({ "subject": message.subject.as_str(), "reply": tokens, "bytes": message.length })
+    });
+    json!({
+        "status": message.status.map(|status| status.as_u16()),
+        "description": message.description,
+        "headers": headers,
+        "body": body,
+        "delivered": delivered,
+    })
+}
+
+/// Whether everything that the model says is what the server says; the server may say more.
+fn is_part_of(model: &Value, server: &Value) -> bool {
+    match (model, server) {
+        (Value::Object(model), Value::Object(server)) => {
+            server.get("error").is_some() == model.get("error").is_some()
+                && model.iter().all(|(key, value)| is_part_of(value, server.get(key).unwrap_or(&Value::Null)))
+        }
+        (Value::Array(model), Value::Array(server)) => {
+            model.len() == server.len()
+                && model.iter().zip(server).all(|(model, server)| is_part_of(model, server))
+        }
+        (model, server) => model == server,
+    }
+}
+
+/// Tells a server to do it.
+async fn operate_server(client: &Client, operation: Operation) {
+    let request = |operation: String, body: Value| async move {
+        let inbox = client.new_inbox();
+        let mut subscriber = client.subscribe(inbox.clone()).await.unwrap();
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        client.publish_with_reply(format!("$JS.API.{operation}"), inbox, body.into()).await.unwrap();
+        let answer = tokio::time::timeout(PATIENCE, subscriber.next()).await.unwrap().unwrap();
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert!(answer.get("error").is_none(), "{operation}: {answer}");
+        answer
+    };
+    match operation {
+        Operation::Notice(name) => {
+            let info = format!("CONSUMER.INFO.{STREAM}.{name}");
+            while request(info.clone(), Value::Null).await["num_waiting"] == 0 {}
+        }
+        Operation::DeleteConsumer(name) => {
+            request(format!("CONSUMER.DELETE.{STREAM}.{name}"), Value::Null).await;
+        }
+        Operation::DeleteMessage(sequence) => {
+            request(format!("STREAM.MSG.DELETE.{STREAM}"), json!({ "seq": sequence })).await;
+        }
+        Operation::Purge => {
+            request(format!("STREAM.PURGE.{STREAM}"), Value::Null).await;
+        }
+        Operation::DeleteStream => {
+            request(format!("STREAM.DELETE.{STREAM}"), Value::Null).await;
+        }
+        Operation::Fill => {
+            request(format!("STREAM.UPDATE.{STREAM}"), stream(json!({ "max_bytes": 100 }))).await;
+        }
+    }
+}
+
+async fn operate_model(network: &Network, operation: Operation) {
+    if let Operation::Notice(name) = operation {
+        let waiting =
+            || network.look(|broker| broker.stream(STREAM).unwrap().consumers.get(name).unwrap().waiting());
+        while waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    network.operate(|broker| {
+        match operation {
+            Operation::Notice(_) => {}
+            Operation::DeleteConsumer(name) => return broker.delete_consumer(STREAM, name),
+            Operation::DeleteMessage(sequence) => broker.delete_message(STREAM, sequence),
+            Operation::Purge => {
+                let all: Vec<u64> = broker.stream(STREAM).unwrap().messages.keys().copied().collect();
+                all.into_iter().for_each(|sequence| broker.delete_message(STREAM, sequence));
+            }
+            Operation::DeleteStream => return broker.delete_stream(STREAM),
+            Operation::Fill => broker.full = true,
+        }
+        Vec::new()
+    });
+}
+
+#[tokio::test]
+async fn the_model_answers_as_a_server_does() {
+    let steps = script();
+    let server = NatsServer::jetstream();
+    let mut real = Asker::new(Client::Server(async_nats::connect(server.url()).await.unwrap())).await;
+    real.run(&steps, operate_server).await;
+
+    let network = Network::new(1, 1 << 20, None);
+    network.weather(|weather| weather.latency = 0);
+    let moving = tokio::spawn(network.clone().run());
+    let events = Events::new("nats://simulated".to_owned());
+    let client = network.connect("asker", &events, 256, 256).unwrap();
+    let mut model = Asker::new(Client::Simulated(client)).await;
+    model.run(&steps, async |_, operation| operate_model(&network, operation).await).await;
+    moving.abort();
+
+    let mut differences = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        let (real, model) = (real.answers.get(&number), model.answers.get(&number));
+        let same = is_part_of(&json!(model), &json!(real));
+        if !same {
+            let asked = match step {
+                Step::Ask { subject, payload, .. } => {
+                    format!("{subject} {}", String::from_utf8_lossy(payload))
+                }
+                _ => String::new(),
+            };
+            differences.push(format!(
+                "step {number} {asked}\n  server {}\n  model  {}",
+                json!(real),
+                json!(model)
+            ));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
