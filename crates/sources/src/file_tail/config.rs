@@ -136,7 +136,7 @@ impl SourceConfig for FileTail {
         for table in tail.tables_without_files() {
             tracing::warn!("no file matches {} yet: looking for it", tables[table].describe());
         }
-        Ok(Box::new(TailSource::new(tail, hinted, context.once)))
+        Ok(Box::new(TailSource::new(tail, hinted, context.once, context.progress.follow_floors())))
     }
 }
 

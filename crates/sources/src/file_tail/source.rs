@@ -9,13 +9,16 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
-use fshipper_pipeline::{Batch, Source};
+use fshipper_pipeline::{Batch, Follower, Position, Source};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::log::Now;
 use super::tail::{Next, TICK, Tail};
+
+/// At most so many floors are taken at once.
+const FLOORS_AT_ONCE: usize = 1024;
 
 /// A running `file_tail`.
 pub(crate) struct TailSource {
@@ -29,10 +32,16 @@ pub(crate) struct TailSource {
 }
 
 impl TailSource {
-    pub(crate) fn new(tail: Tail, hinted: Arc<Notify>, once: Option<CancellationToken>) -> Self {
+    /// `floors` says how far logs are durable at the far end.
+    pub(crate) fn new(
+        tail: Tail,
+        hinted: Arc<Notify>,
+        once: Option<CancellationToken>,
+        floors: Follower<Position>,
+    ) -> Self {
         let tail = Arc::new(Mutex::new(tail));
         let mut keeper = JoinSet::new();
-        keeper.spawn(keep_up(tail.clone()));
+        keeper.spawn(keep_up(tail.clone(), floors));
         Self { tail, batches: VecDeque::new(), hinted, once, _keeper: keeper }
     }
 
@@ -49,17 +58,24 @@ impl TailSource {
     }
 }
 
-/// Lets the engine look at its files as long as nobody reads.
-async fn keep_up(tail: Arc<Mutex<Tail>>) {
+/// Lets the engine look at its files as long as nobody reads, and tells it how far logs are durable.
+async fn keep_up(tail: Arc<Mutex<Tail>>, mut floors: Follower<Position>) {
     loop {
-        tokio::time::sleep(TICK).await;
+        let told = tokio::select! {
+            told = floors.changed(FLOORS_AT_ONCE) => told,
+            () = tokio::time::sleep(TICK) => Vec::new(),
+        };
         // Whoever holds the lock is reading.
-        if !tail.try_lock().is_ok_and(|tail| tail.is_overdue(now())) {
+        if told.is_empty() && !tail.try_lock().is_ok_and(|tail| tail.is_overdue(now())) {
             continue;
         }
         let tail = tail.clone();
         let kept = tokio::task::spawn_blocking(move || {
-            lock(&tail)?.keep_up(now());
+            let mut tail = lock(&tail)?;
+            told.iter().for_each(|(origin, floor)| tail.set_floor(origin, floor));
+            if tail.is_overdue(now()) {
+                tail.keep_up(now());
+            }
             Ok(())
         });
         // A panic is the next reader's error.
@@ -98,5 +114,13 @@ impl Source for TailSource {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl TailSource {
+    /// What the engine answers, unless somebody else has it now.
+    pub(crate) fn look(&self, question: &dyn Fn(&Tail) -> bool) -> bool {
+        self.tail.try_lock().is_ok_and(|tail| question(&tail))
     }
 }

@@ -13,6 +13,7 @@
 //! Invariant: while nothing changes, no file is opened and no directory listed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -314,6 +315,17 @@ impl Tail {
         self.tick(now);
         if let Err(error) = self.settle_all(now) {
             self.complain_about_state(&error);
+        }
+    }
+
+    /// Takes note of how far a log is durable at the far end.
+    pub(crate) fn set_floor(&mut self, origin: &Origin, floor: &Position) {
+        let path = Path::new(OsStr::from_bytes(origin.path()));
+        if let Some(&index) = self.by_path.get(path)
+            && self.logs[index].origin == *origin
+            && self.logs[index].epoch == floor.epoch
+        {
+            self.logs[index].floor = Some(floor.offset);
         }
     }
 
