@@ -76,6 +76,8 @@ pub(crate) struct Log {
     pub(crate) missing_since: Option<Instant>,
     /// Since when a look at its files and the listing of their directory do not agree.
     pub(crate) unsure_since: Option<Instant>,
+    /// Since when a file that waits is known to have been cut.
+    pub(crate) cut_since: Option<Instant>,
     /// When the file that was finished last was last written to.
     pub(crate) read_modified: Option<SystemTime>,
     /// What its own path looked like at the last look.
@@ -210,6 +212,7 @@ impl Log {
             seen_end: None,
             missing_since: None,
             unsure_since: None,
+            cut_since: None,
             read_modified: None,
             last_look: None,
             is_rebuilt: false,
@@ -229,7 +232,10 @@ impl Log {
             self.epoch = known.epoch;
             self.generations = known.generations;
         }
-        let place = position.and_then(|position| Place::decode(&position.place));
+        // One of a later file says nothing of this offset.
+        let place = position.and_then(|position| {
+            Place::decode(&position.place).filter(|place| place.base <= position.offset)
+        });
         if let Some(position) = position {
             self.epoch = position.epoch;
             self.offset = position.offset;

@@ -389,7 +389,7 @@ impl Tail {
     }
 
     /// Compares what is at a log's path with what was there.
-    fn look(&mut self, index: usize) {
+    pub(super) fn look(&mut self, index: usize) {
         let log = &mut self.logs[index];
         let stat = match Stat::of_path(&log.path) {
             Ok(stat) => Some(stat),
