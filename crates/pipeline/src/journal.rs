@@ -243,6 +243,7 @@ mod tests {
             std::fs::write(&path, &whole[..cut as usize]).unwrap();
             let (mut journal, records) = Journal::open(&path, 1).unwrap();
             assert_eq!(records, [b"first"], "cut at {cut}");
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), before, "cut at {cut}");
             journal.append(b"third").unwrap();
             let (_, records) = Journal::open(&path, 1).unwrap();
             assert_eq!(records, [b"first", b"third"], "cut at {cut}");

@@ -267,6 +267,16 @@ impl Bench {
         self.received.bytes.get_mut(&origin).unwrap().truncate(offset as usize);
     }
 
+    /// As if the receiving side had lost what is behind `offset`, and wanted it again.
+    pub(super) fn go_back(&mut self, name: &str, offset: u64) {
+        let origin = self.origin(name);
+        let mut history = self.received.checkpoint.history(&origin).unwrap().clone();
+        history.earlier.push((history.current.epoch, history.current.offset));
+        self.rewind(name, offset);
+        history.current.offset = offset;
+        self.received.checkpoint.set_history(&origin, Some(history));
+    }
+
     pub(super) fn lose_state(&mut self) {
         assert!(self.tail.is_none());
         fs::remove_file(self.state_file()).unwrap();

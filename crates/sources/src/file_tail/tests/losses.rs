@@ -1,8 +1,10 @@
 //! What cannot be read is said: never silence, and never a false alarm.
 
+use std::fs::File;
 use std::time::Duration;
 
-use super::bench::{Bench, ROTATE_WAIT, lines};
+use super::bench::{Bench, LOST, ROTATE_WAIT, lines};
+use crate::file_tail::tail::{Next, TICK};
 
 /// The current file is gone; one that nobody saw is only there under a name that no pattern selects.
 #[test]
@@ -51,6 +53,35 @@ fn a_generation_that_nobody_saw_beside_a_truncated_file_is_a_loss() {
     bench.settle();
     bench.check("a.log", lines("a", 0..10) + &lines("c", 0..3));
     assert_eq!(bench.unknown_losses(), 1);
+}
+
+#[test]
+fn a_file_written_anew_before_its_first_batch_is_a_loss_and_another_file() {
+    let mut bench = Bench::new(&["*.log"]);
+    let (old, new) = (lines("old", 0..200), lines("new", 0..250));
+    bench.append("a.log", lines("a", 0..200));
+    bench.append("b.log", lines("b", 0..200));
+    bench.append("c.log", &old);
+    // All are begun; of the last one nothing is read yet.
+    bench.fill(false);
+    assert!(!bench.content("b.log").is_empty() && bench.content("c.log").is_empty());
+    bench.write("c.log", &new);
+    bench.settle();
+    bench.check("c.log", [vec![LOST; old.len()], new.into_bytes()].concat());
+}
+
+#[test]
+fn a_file_cut_behind_what_was_read_is_a_loss_and_another_file() {
+    let mut bench = Bench::new(&["a.log"]);
+    let (old, new) = (lines("a", 0..400), lines("a", 0..300));
+    bench.append("a.log", &old);
+    bench.fill(false);
+    let read = bench.content("a.log");
+    assert!(!read.is_empty() && read.len() < new.len());
+    File::options().write(true).open(bench.path("a.log")).unwrap().set_len(new.len() as u64).unwrap();
+    bench.settle();
+    let lost = vec![LOST; old.len() - read.len()];
+    bench.check("a.log", [read, lost, new.into_bytes()].concat());
 }
 
 #[test]
@@ -167,6 +198,63 @@ fn what_a_waiting_file_held_before_it_was_cut_is_read_from_its_copy() {
     }
     bench.check("a.log", lines("a", 0..10) + &lines("b", 0..12) + &lines("c", 0..30));
     assert_eq!(bench.unknown_losses(), 0);
+}
+
+#[test]
+fn what_a_waiting_file_held_is_read_from_its_copy_although_the_state_was_lost() {
+    for include in ["a.log*", "a.log"] {
+        for is_looked_at in [false, true] {
+            let mut bench = Bench::new(&[include]);
+            bench.append("a.log", lines("a", 0..10));
+            bench.settle();
+            bench.copy_and_truncate("a.log", "a.log-20261123-000001");
+            bench.append("a.log", lines("b", 0..10));
+            bench.settle();
+            bench.append("a.log", lines("b", 10..20));
+            bench.copy_and_truncate("a.log", "a.log-20261123-000002");
+            bench.restart();
+            bench.lose_state();
+            bench.append("a.log", lines("c", 0..10));
+            bench.pump();
+            bench.append("a.log", lines("c", 10..20));
+            if is_looked_at {
+                bench.pump();
+            }
+            bench.copy_and_truncate("a.log", "a.log-20261123-000003");
+            bench.append("a.log", lines("d", 0..3));
+            (0..4).for_each(|_| bench.settle());
+            let expected = lines("a", 0..10) + &lines("b", 0..20) + &lines("c", 0..20) + &lines("d", 0..3);
+            bench.check("a.log", expected);
+            assert_eq!(bench.unknown_losses(), 0);
+        }
+    }
+}
+
+/// The one before it is finished at the very moment at which it is copied and truncated, between two listings.
+#[test]
+fn what_a_waiting_file_held_is_read_from_a_copy_that_was_not_listed_yet() {
+    for include in ["a.log*", "a.log"] {
+        let mut bench = Bench::new(&[include]);
+        bench.append("a.log", lines("a", 0..10));
+        bench.pump();
+        bench.rename("a.log", "a.log-20261123-000001");
+        bench.append("a.log", lines("b", 0..10));
+        bench.pump();
+        // The next tick is not due yet when the first file is still for long enough.
+        bench.wait(ROTATE_WAIT - 3 * TICK - TICK / 2);
+        bench.fill(false);
+        bench.append("a.log", lines("b", 10..20));
+        bench.copy_and_truncate("a.log", "a.log-20261123-000002");
+        bench.append("a.log", lines("c", 0..3));
+        for _ in 0..30 {
+            bench.wait(TICK / 10);
+            bench.hint("a.log");
+            while let Next::More = bench.fill(false) {}
+        }
+        (0..3).for_each(|_| bench.settle());
+        bench.check("a.log", lines("a", 0..10) + &lines("b", 0..20) + &lines("c", 0..3));
+        assert_eq!(bench.unknown_losses(), 0);
+    }
 }
 
 #[test]

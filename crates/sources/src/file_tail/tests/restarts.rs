@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::bench::{Bench, ROTATE_WAIT, lines};
+use super::bench::{Bench, LOST, ROTATE_WAIT, lines};
 
 #[test]
 fn continues_behind_the_last_committed_byte() {
@@ -171,6 +171,39 @@ fn a_generation_deleted_before_it_was_committed_is_a_loss_with_its_length() {
     bench.settle();
     bench.check("a.log", lines("a", 0..10) + &"?".repeat(lines("a", 10..12).len()) + &lines("b", 0..2));
     assert_eq!(bench.unknown_losses(), 0);
+}
+
+#[test]
+fn a_file_is_read_again_only_up_to_where_the_next_one_began() {
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.append("a.log", lines("a", 0..5));
+    bench.pump();
+    bench.commit();
+    bench.append("a.log", lines("a", 5..10));
+    bench.rename("a.log", "a.log.1");
+    bench.append("a.log", lines("b", 0..10));
+    bench.settle();
+    bench.crash();
+    bench.append("a.log.1", lines("late", 0..3));
+    bench.settle();
+    bench.check("a.log", lines("a", 0..10) + &lines("b", 0..10));
+    assert_eq!(bench.unknown_losses(), 1, "what came late");
+}
+
+#[test]
+fn bytes_wanted_again_and_gone_are_lost_up_to_where_they_went() {
+    let mut bench = Bench::new(&["a.log"]);
+    let old = lines("a", 0..10);
+    bench.append("a.log", &old);
+    bench.pump();
+    let rest = old.len() / 2;
+    bench.go_back("a.log", (old.len() - rest) as u64);
+    bench.restart();
+    bench.remove("a.log");
+    bench.append("a.log", lines("b", 0..10));
+    bench.settle();
+    let lost = String::from_utf8(vec![LOST; rest]).unwrap();
+    bench.check("a.log", old[..old.len() - rest].to_owned() + &lost + &lines("b", 0..10));
 }
 
 #[test]

@@ -280,6 +280,22 @@ fn files_deleted_while_they_wait_for_their_turn_are_read() {
 }
 
 #[test]
+fn a_waiting_file_that_was_noticed_late_is_read_at_its_place() {
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.append("a.log", lines("a", 0..10));
+    bench.pump();
+    bench.rename("a.log", "a.log.2");
+    bench.append("a.log", lines("c", 0..10));
+    bench.pump();
+    bench.append("a.log.1", lines("b", 0..10));
+    bench.pump();
+    bench.remove("a.log.1");
+    bench.remove("a.log");
+    bench.settle();
+    bench.check("a.log", lines("a", 0..10) + &lines("b", 0..10) + &lines("c", 0..10));
+}
+
+#[test]
 fn replaced_by_a_file_that_continues_it_only_the_new_lines_are_shipped() {
     let mut bench = Bench::new(&["a.log"]);
     bench.append("a.log", lines("a", 0..10));
@@ -318,6 +334,21 @@ fn renamed_and_renamed_back_is_not_read_again() {
     bench.append("a.log", lines("a", 5..6));
     bench.settle();
     bench.check("a.log", lines("a", 0..6));
+}
+
+#[test]
+fn an_earlier_file_that_comes_back_is_not_read_again() {
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.append("a.log", lines("a", 0..10));
+    bench.pump();
+    bench.rename("a.log", "a.log.1");
+    bench.append("a.log", lines("b", 0..10));
+    bench.settle();
+    bench.remove("a.log");
+    bench.rename("a.log.1", "a.log");
+    bench.settle();
+    bench.check("a.log", lines("a", 0..10) + &lines("b", 0..10));
+    assert_eq!(bench.unknown_losses(), 0);
 }
 
 #[test]
