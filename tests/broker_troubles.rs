@@ -73,6 +73,7 @@ fn a_broker_whose_disk_is_full_makes_the_producer_wait() {
     wait_until(DEADLINE, "the server cannot store anything", || {
         server.log().contains("no space left on device")
     });
+    wait_until(DEADLINE, "an operator is told", || running[0].stderr().contains("is its disk full"));
     disk.make_room();
     // A server that could not write may take nothing until it is started again.
     server.restart();

@@ -21,6 +21,7 @@ mod memory;
 mod names;
 mod outputs;
 mod pipeline_files;
+mod reference;
 mod rotation;
 mod standard_streams;
 mod state_directory;

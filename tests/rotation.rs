@@ -295,6 +295,28 @@ async fn deleted_while_the_broker_takes_nothing_it_is_read_to_its_end_and_let_go
     }
 }
 
+/// More files come and go than the one that is being read, and nobody reads meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn rotated_and_deleted_while_the_broker_takes_nothing_nothing_is_lost() {
+    let scene = Scene::new();
+    let (_server, proxy, mut log, producing) = stalled_producer(&scene).await;
+    let rotated = scene.path("logs/app.log.1");
+    for _ in 0..3 {
+        log.rotate_to(&rotated);
+        log.write_lines(1_000);
+        // Each lives for several looks at its directory.
+        thread::sleep(Duration::from_millis(1500));
+        fs::remove_file(&rotated).unwrap();
+    }
+    proxy.resume();
+    let consuming = scene.run(&["consumer.toml"]).start();
+    scene.assert_arrives(log.expected(), OUTPUT);
+    for run in [producing, consuming] {
+        run.stop(DEADLINE).expect_code(0);
+    }
+    assert_identical(log.expected(), &scene.path(OUTPUT));
+}
+
 #[test]
 fn after_many_rotations_as_many_files_are_open_as_before() {
     let scene = Scene::new();

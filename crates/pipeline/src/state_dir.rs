@@ -2,10 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::Fatal;
 
@@ -36,6 +37,8 @@ impl StateDir {
         std::fs::create_dir_all(&path).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
+        // It is written to: what a link leads to is somebody else's.
+        options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
         let mut file = options.open(path.join(LOCK_FILE)).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -82,6 +85,17 @@ mod tests {
         StateDir::lock(folder.path(), "other").unwrap();
         drop(first);
         StateDir::lock(folder.path(), "web").unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_lock_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("precious");
+        std::fs::write(&file, "content").unwrap();
+        std::fs::create_dir(folder.path().join("web")).unwrap();
+        std::os::unix::fs::symlink(&file, folder.path().join("web").join(LOCK_FILE)).unwrap();
+        assert!(StateDir::lock(folder.path(), "web").unwrap_err().is::<Fatal>());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "content");
     }
 
     #[test]

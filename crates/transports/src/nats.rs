@@ -36,6 +36,7 @@ mod login;
 mod outcome;
 mod partition;
 mod pattern;
+mod places;
 mod probe;
 mod publisher;
 mod pull;

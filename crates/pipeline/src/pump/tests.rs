@@ -17,17 +17,30 @@ enum Step {
     Idle,
 }
 
-struct Script(VecDeque<Step>);
+struct Script {
+    steps: VecDeque<Step>,
+    can_go_back: bool,
+}
+
+impl Script {
+    fn new(steps: Vec<Step>) -> Self {
+        Self { steps: steps.into(), can_go_back: true }
+    }
+}
 
 #[async_trait]
 impl Source for Script {
     async fn read(&mut self) -> Result<Option<Batch>> {
-        match self.0.pop_front() {
+        match self.steps.pop_front() {
             Some(Step::Give(batch)) => Ok(Some(batch)),
             Some(Step::Fail) => anyhow::bail!("the source broke"),
             Some(Step::Idle) => std::future::pending().await,
             None => Ok(None),
         }
+    }
+
+    fn can_go_back(&self) -> bool {
+        self.can_go_back
     }
 }
 
@@ -42,6 +55,7 @@ struct Recorded {
     hold: Option<Origin>,
     hold_late: Option<Origin>,
     fail_at_write: Option<usize>,
+    fail_at_commit: bool,
     writes: usize,
 }
 
@@ -70,6 +84,9 @@ impl Sink for Tape {
 
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let mut tape = self.0.lock().unwrap();
+        if tape.fail_at_commit {
+            anyhow::bail!("the sink broke");
+        }
         tape.log.push("commit".to_owned());
         tape.committed = checkpoint.clone();
         Ok(())
@@ -114,6 +131,7 @@ fn give(batches: impl IntoIterator<Item = Batch>) -> Vec<Step> {
 }
 
 struct Bench {
+    settings: Settings,
     tape: Tape,
     memory: Memory,
     stop: CancellationToken,
@@ -124,7 +142,9 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (hangup, _) = watch::channel(0);
+        let context = testing::context(std::path::Path::new("unused"));
         Self {
+            settings: (*context.settings).clone(),
             tape: Tape::default(),
             memory: Memory::default(),
             stop: CancellationToken::new(),
@@ -135,17 +155,20 @@ impl Bench {
 
     /// One session over the script, opened at what the tape has committed.
     async fn session(&mut self, steps: Vec<Step>) -> Result<Ended> {
-        let context = testing::context(std::path::Path::new("unused"));
+        self.session_of(Script::new(steps)).await
+    }
+
+    async fn session_of(&mut self, source: Script) -> Result<Ended> {
         let mut sink = self.tape.clone();
         let checkpoint = sink.restore().await?.unwrap_or_default();
         let parts = Pump {
-            settings: &context.settings,
+            settings: &self.settings,
             stop: self.stop.clone(),
             hangups: self.hangup.subscribe(),
             metrics: self.metrics.clone(),
             memory: &mut self.memory,
         };
-        pump(Box::new(Script(steps.into())), Box::new(sink), checkpoint, parts).await
+        pump(Box::new(source), Box::new(sink), checkpoint, parts).await
     }
 }
 
@@ -249,6 +272,8 @@ async fn a_held_origin_stops_alone_and_the_cursor_stays_below_it() {
             with_cursor(data("b", 0, "b\n"), 1),
             with_cursor(data("a", 0, "a\n"), 2),
             with_cursor(data("b", 2, "c\n"), 3),
+            // No gap: what is held is not missing.
+            with_cursor(data("a", 2, "d\n"), 4),
         ])
     };
     let Ended::Again(at) = bench.session(batches()).await.unwrap() else { panic!("it is to be tried again") };
@@ -258,8 +283,8 @@ async fn a_held_origin_stops_alone_and_the_cursor_stays_below_it() {
 
     bench.tape.0.lock().unwrap().hold = None;
     assert_eq!(bench.session(batches()).await.unwrap(), Ended::Finished);
-    assert_eq!(bench.tape.log()[3..], ["a@0 a\n", "commit"]);
-    assert_eq!(bench.tape.cursor().as_deref(), Some(&b"3"[..]));
+    assert_eq!(bench.tape.log()[3..], ["a@0 a\n", "a@2 d\n", "commit"]);
+    assert_eq!(bench.tape.cursor().as_deref(), Some(&b"4"[..]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -268,6 +293,35 @@ async fn a_held_origin_ends_the_session_when_it_is_due_even_if_the_source_is_idl
     bench.tape.0.lock().unwrap().hold = Some(origin("a"));
     let ended = bench.session(vec![Step::Give(data("a", 0, "a\n")), Step::Idle]).await.unwrap();
     assert!(matches!(ended, Ended::Again(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_again_waits_for_the_sink() {
+    let mut bench = Bench::new();
+    let tape = bench.tape.clone();
+    tape.0.lock().unwrap().hold = Some(origin("a"));
+    let steps = give([data("a", 0, "a\n"), data("b", 0, "b\n")]);
+    let session = bench.session_of(Script { can_go_back: false, ..Script::new(steps) });
+    let repair = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(tape.log().is_empty());
+        tape.0.lock().unwrap().hold = None;
+    };
+    let (ended, ()) = tokio::join!(session, repair);
+    assert_eq!(ended.unwrap(), Ended::Finished);
+    assert_eq!(tape.log(), ["a@0 a\n", "b@0 b\n", "commit"]);
+}
+
+#[tokio::test]
+async fn what_one_commit_refused_is_not_claimed_by_the_next() {
+    let mut bench = Bench::new();
+    bench.settings.commit_bytes = 1;
+    bench.tape.0.lock().unwrap().hold_late = Some(origin("a"));
+    let batches = [with_cursor(data("a", 0, "a\n"), 1), with_cursor(data("b", 0, "b\n"), 2)];
+    assert!(matches!(bench.session(give(batches)).await.unwrap(), Ended::Again(_)));
+    assert_eq!(bench.tape.log(), ["a@0 a\n", "commit", "b@0 b\n", "commit"]);
+    assert_eq!((bench.tape.committed("a"), bench.tape.committed("b")), (None, Some(2)));
+    assert_eq!(bench.tape.cursor(), None);
 }
 
 #[tokio::test]
@@ -319,8 +373,8 @@ async fn the_budget_bounds_what_waits() {
     let megabyte = "x".repeat(1 << 20);
     let steps = (0..64).map(|number| Step::Give(data("a", number << 20, &megabyte))).collect();
     let metrics = Arc::<Metrics>::default();
-    let read =
-        tokio::spawn(read_all(Box::new(Script(steps)), CancellationToken::new(), sender, metrics.clone()));
+    let source = Box::new(Script::new(steps));
+    let read = tokio::spawn(read_all(source, CancellationToken::new(), sender, metrics.clone()));
     let first = receiver.recv().await.unwrap();
     // Nobody takes more: the reader fills the budget and then waits with one batch in hand.
     for _ in 0..1000 {

@@ -19,6 +19,8 @@ struct World {
     source_fails_after: AtomicUsize,
     /// So many commits fail, one after the other.
     commits_to_fail: AtomicUsize,
+    /// So many commits refuse what was written.
+    commits_to_refuse: AtomicUsize,
     keeps_no_positions: AtomicBool,
     opens_forever: AtomicBool,
     commits_forever: AtomicBool,
@@ -88,6 +90,7 @@ impl Source for Log {
 struct Store {
     world: Arc<World>,
     written: Vec<Batch>,
+    refused: Vec<(Origin, String)>,
 }
 
 #[async_trait]
@@ -111,12 +114,21 @@ impl Sink for Store {
         if take_one(&self.world.commits_to_fail) {
             anyhow::bail!("no space left");
         }
+        if take_one(&self.world.commits_to_refuse) {
+            let refused = self.written.drain(..).map(|batch| (batch.origin, "unwritable".to_owned()));
+            self.refused = refused.collect();
+            return Ok(());
+        }
         let mut output = self.world.output.lock().unwrap();
         for batch in self.written.drain(..) {
             output.durable.entry(batch.origin.clone()).or_default().extend(batch.bytes());
         }
         output.committed = checkpoint.clone();
         Ok(())
+    }
+
+    fn held(&mut self) -> Vec<(Origin, String)> {
+        std::mem::take(&mut self.refused)
     }
 }
 
@@ -164,7 +176,7 @@ impl OpenSink for OpenStore {
         if self.0.fatal_at_open.load(Ordering::Relaxed) == opened {
             return Err(Fatal::new("the ledger is locked by process 1"));
         }
-        Ok(Box::new(Store { world: self.0.clone(), written: Vec::new() }))
+        Ok(Box::new(Store { world: self.0.clone(), written: Vec::new(), refused: Vec::new() }))
     }
 }
 
@@ -305,6 +317,16 @@ async fn a_sink_that_keeps_no_positions_goes_on_where_it_committed() {
     bench.world.log.lock().unwrap().extend(b"two\n");
     bench.once().await.unwrap();
     assert_eq!(bench.world.text(), "one\ntwo\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn positions_are_kept_of_nothing_that_a_commit_failed_to_store() {
+    let bench = Bench::new("one\n");
+    bench.world.keeps_no_positions.store(true, Ordering::Relaxed);
+    bench.world.commits_to_fail.store(1, Ordering::Relaxed);
+    bench.world.commits_to_refuse.store(1, Ordering::Relaxed);
+    bench.once().await.unwrap();
+    assert_eq!(bench.world.text(), "one\n");
 }
 
 /// A transport whose stream is a vector that outlives everything.

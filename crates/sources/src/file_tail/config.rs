@@ -37,7 +37,7 @@ pub struct FileTail {
     #[serde(default)]
     pub exclude: OneOrMany,
     /// Where to start in files that exist when the pipeline first starts: `beginning` or `end`. A file that
-    /// appears later is always read from its beginning.
+    /// appears later is always read from its beginning. Default: `beginning`.
     #[serde(default)]
     pub start_at: StartAt,
     /// Longer lines travel in parts; their bytes arrive unchanged. Default and at most `max_batch_bytes`.
@@ -136,7 +136,7 @@ impl SourceConfig for FileTail {
         for table in tail.tables_without_files() {
             tracing::warn!("no file matches {} yet: looking for it", tables[table].describe());
         }
-        Ok(Box::new(TailSource::new(tail, hinted, context.once)))
+        Ok(Box::new(TailSource::new(tail, hinted, context.once, context.progress.follow_floors())))
     }
 }
 

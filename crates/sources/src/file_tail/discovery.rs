@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -60,6 +61,8 @@ struct Directory {
     /// Names at which the last two listings did not agree.
     moving: BTreeSet<OsString>,
     changed: Option<(SystemTime, i64)>,
+    /// When it had changed before it was listed last.
+    listed: Option<(SystemTime, i64)>,
     must_list: bool,
     not_before: Option<Instant>,
     /// When all that is in it, or that it is gone, was known last.
@@ -118,6 +121,13 @@ impl Discovery {
         })
     }
 
+    /// Whether the directory of `path` has not changed since it was listed, as far as its time of change tells.
+    pub(crate) fn is_current(&self, path: &Path) -> bool {
+        let Some(parent) = path.parent() else { return true };
+        let Some(directory) = self.directories.get(parent) else { return true };
+        std::fs::metadata(parent).is_ok_and(|metadata| directory.listed == Some(time_of_change(&metadata)))
+    }
+
     /// Lists every directory at the next tick.
     pub(crate) fn look_everywhere(&mut self) {
         self.queue = self.directories.keys().cloned().collect();
@@ -160,10 +170,7 @@ impl Discovery {
     ) {
         let Some(directory) = self.directories.get_mut(path) else { return };
         let changed = match std::fs::metadata(path) {
-            Ok(metadata) => {
-                let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
-                (modified, metadata.ctime() << 30 | metadata.ctime_nsec())
-            }
+            Ok(metadata) => time_of_change(&metadata),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 self.forget(path, now, changes);
                 return;
@@ -188,6 +195,7 @@ impl Discovery {
                 }
                 directory.known_at = Some(now);
                 directory.must_list = false;
+                directory.listed = Some(changed);
                 let is_settled = !listing.has_dangling_link
                     && listed_at.duration_since(changed.0).is_ok_and(|age| age > CLOCK_GRAIN);
                 directory.changed = is_settled.then_some(changed);
@@ -263,6 +271,11 @@ struct Listing {
     moving: BTreeSet<OsString>,
     /// A link leads nowhere yet: what it leads to may appear without a trace in this directory.
     has_dangling_link: bool,
+}
+
+fn time_of_change(directory: &Metadata) -> (SystemTime, i64) {
+    let modified = directory.modified().unwrap_or(UNIX_EPOCH);
+    (modified, directory.ctime() << 30 | directory.ctime_nsec())
 }
 
 /// Lists a directory until it holds still: see [`SETTLE_PAUSE`].

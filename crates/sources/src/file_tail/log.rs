@@ -18,6 +18,10 @@ use super::unpacking::Unpacking;
 /// being read are never taken for new ones, so this matters only after a rotation in which that one vanished.
 const MAX_GENERATIONS: usize = 128;
 
+/// What is not durable at the far end may have to be sent again from its files, as long as they are there: so
+/// those generations are remembered beyond that, up to this many.
+const MOST_GENERATIONS: usize = 4096;
+
 /// The time, read once for everything that happens together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
@@ -72,6 +76,8 @@ pub(crate) struct Log {
     pub(crate) missing_since: Option<Instant>,
     /// Since when a look at its files and the listing of their directory do not agree.
     pub(crate) unsure_since: Option<Instant>,
+    /// Since when a file that waits is known to have been cut.
+    pub(crate) cut_since: Option<Instant>,
     /// When the file that was finished last was last written to.
     pub(crate) read_modified: Option<SystemTime>,
     /// What its own path looked like at the last look.
@@ -81,6 +87,8 @@ pub(crate) struct Log {
     pub(crate) is_ready: bool,
     /// Whether a time is set at which an event is taken for complete.
     pub(crate) awaits_release: bool,
+    /// Up to where the present epoch is durable at the far end, as far as it has told.
+    pub(crate) floor: Option<u64>,
     /// Whether a compressed file that may hold something unread was reported.
     pub(crate) has_warned: bool,
     pub(crate) complaint: Complaint,
@@ -204,11 +212,13 @@ impl Log {
             seen_end: None,
             missing_since: None,
             unsure_since: None,
+            cut_since: None,
             read_modified: None,
             last_look: None,
             is_rebuilt: false,
             is_ready: false,
             awaits_release: false,
+            floor: None,
             has_warned: false,
             complaint: Complaint::default(),
         }
@@ -222,7 +232,10 @@ impl Log {
             self.epoch = known.epoch;
             self.generations = known.generations;
         }
-        let place = position.and_then(|position| Place::decode(&position.place));
+        // One of a later file says nothing of this offset.
+        let place = position.and_then(|position| {
+            Place::decode(&position.place).filter(|place| place.base <= position.offset)
+        });
         if let Some(position) = position {
             self.epoch = position.epoch;
             self.offset = position.offset;
@@ -370,7 +383,11 @@ impl Log {
     }
 
     fn prune(&mut self) {
-        let surplus = self.generations.len().saturating_sub(MAX_GENERATIONS).min(self.current);
+        let surplus = |most| self.generations.len().saturating_sub(most).min(self.current);
+        let is_done = |generation: &Generation| self.floor.is_none_or(|floor| generation.base <= floor);
+        // The last of them is where the far end would go on.
+        let done = self.generations.partition_point(is_done).saturating_sub(1);
+        let surplus = surplus(MAX_GENERATIONS).min(done).max(surplus(MOST_GENERATIONS));
         self.generations.drain(..surplus);
         self.current -= surplus;
     }
@@ -431,5 +448,36 @@ impl Reading {
             stop_at: None,
             used: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remembered(count: u64, floor: Option<u64>) -> Vec<u64> {
+        let mut log = Log::new(Origin::new("host", "/log"), Path::new("/log").into(), 0);
+        log.floor = floor;
+        for number in 0..count {
+            let id = FileId { device: 1, inode: number, born: 0 };
+            let (base, end) = (number * 10, Some((number * 10 + 10, None)));
+            let fingerprint = Fingerprint::of(b"");
+            log.pass_by(Generation { base, skip: 0, fingerprint, id, began: 0, late: 0, end });
+        }
+        assert_eq!(log.current + 1, log.generations.len());
+        log.generations.iter().map(|generation| generation.base).collect()
+    }
+
+    #[test]
+    fn only_so_many_generations_are_remembered() {
+        assert_eq!(remembered(100, None).len(), 100);
+        assert_eq!(remembered(200, None)[0], 720);
+    }
+
+    #[test]
+    fn what_is_not_durable_at_the_far_end_is_remembered_beyond_that() {
+        assert_eq!(remembered(200, Some(95))[0], 90);
+        assert_eq!(remembered(200, Some(100_000))[0], 720);
+        assert_eq!(remembered(5000, Some(95)).len(), MOST_GENERATIONS);
     }
 }

@@ -1,45 +1,94 @@
 //! The asynchronous side: [`TailSource`] runs the engine on blocking threads and waits for its hints.
+//!
+//! While nobody reads, because what comes after it takes nothing, files are rotated and deleted all the same:
+//! so the engine is woken then too, and holds open what waits.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
-use fshipper_pipeline::{Batch, Source};
+use fshipper_pipeline::{Batch, Follower, Position, Source};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::log::Now;
-use super::tail::{Next, Tail};
+use super::tail::{Next, TICK, Tail};
+
+/// At most so many floors are taken at once.
+const FLOORS_AT_ONCE: usize = 1024;
 
 /// A running `file_tail`.
 pub(crate) struct TailSource {
-    /// `None` while a blocking thread has it, and after it panicked.
-    tail: Option<Tail>,
+    /// Locked for long on blocking threads only.
+    tail: Arc<Mutex<Tail>>,
     batches: VecDeque<Batch>,
     hinted: Arc<Notify>,
     once: Option<CancellationToken>,
+    /// Ends with this struct.
+    _keeper: JoinSet<()>,
 }
 
 impl TailSource {
-    pub(crate) fn new(tail: Tail, hinted: Arc<Notify>, once: Option<CancellationToken>) -> Self {
-        Self { tail: Some(tail), batches: VecDeque::new(), hinted, once }
+    /// `floors` says how far logs are durable at the far end.
+    pub(crate) fn new(
+        tail: Tail,
+        hinted: Arc<Notify>,
+        once: Option<CancellationToken>,
+        floors: Follower<Position>,
+    ) -> Self {
+        let tail = Arc::new(Mutex::new(tail));
+        let mut keeper = JoinSet::new();
+        keeper.spawn(keep_up(tail.clone(), floors));
+        Self { tail, batches: VecDeque::new(), hinted, once, _keeper: keeper }
     }
 
     async fn fill(&mut self, is_ending: bool) -> Result<Next> {
-        let mut tail = self.tail.take().ok_or_else(|| anyhow!("the file reader stopped"))?;
+        let tail = self.tail.clone();
         let filled = tokio::task::spawn_blocking(move || {
-            let now = Now { instant: Instant::now(), system: SystemTime::now() };
             let mut batches = VecDeque::new();
-            let next = tail.fill(now, is_ending, &mut batches);
-            (tail, batches, next)
+            let next = lock(&tail)?.fill(now(), is_ending, &mut batches);
+            next.map(|next| (batches, next))
         });
-        let (tail, batches, next) = filled.await.context("the file reader stopped")?;
-        self.tail = Some(tail);
+        let (batches, next) = filled.await.context("the file reader stopped")??;
         self.batches = batches;
-        next
+        Ok(next)
     }
+}
+
+/// Lets the engine look at its files as long as nobody reads, and tells it how far logs are durable.
+async fn keep_up(tail: Arc<Mutex<Tail>>, mut floors: Follower<Position>) {
+    loop {
+        let told = tokio::select! {
+            told = floors.changed(FLOORS_AT_ONCE) => told,
+            () = tokio::time::sleep(TICK) => Vec::new(),
+        };
+        // Whoever holds the lock is reading.
+        if told.is_empty() && !tail.try_lock().is_ok_and(|tail| tail.is_overdue(now())) {
+            continue;
+        }
+        let tail = tail.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut tail = lock(&tail)?;
+            told.iter().for_each(|(origin, floor)| tail.set_floor(origin, floor));
+            if tail.is_overdue(now()) {
+                tail.keep_up(now());
+            }
+            Ok(())
+        });
+        // A panic is the next reader's error.
+        let Ok(Ok::<(), anyhow::Error>(())) = kept.await else { return };
+    }
+}
+
+fn lock(tail: &Mutex<Tail>) -> Result<MutexGuard<'_, Tail>> {
+    tail.lock().map_err(|_| anyhow!("the file reader stopped"))
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), system: SystemTime::now() }
 }
 
 #[async_trait]
@@ -65,5 +114,13 @@ impl Source for TailSource {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl TailSource {
+    /// What the engine answers, unless somebody else has it now.
+    pub(crate) fn look(&self, question: &dyn Fn(&Tail) -> bool) -> bool {
+        self.tail.try_lock().is_ok_and(|tail| question(&tail))
     }
 }

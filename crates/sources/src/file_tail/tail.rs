@@ -13,6 +13,7 @@
 //! Invariant: while nothing changes, no file is opened and no directory listed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -303,6 +304,31 @@ impl Tail {
         Ok(if self.is_ending { Next::End } else { Next::Wait(self.next_tick.min(release)) })
     }
 
+    /// Whether nobody has read for so long that files may have been rotated and deleted meanwhile.
+    pub(crate) fn is_overdue(&self, now: Now) -> bool {
+        now.instant >= self.next_tick + TICK
+    }
+
+    /// Looks at the files without reading them: what waits for its turn is held open.
+    pub(crate) fn keep_up(&mut self, now: Now) {
+        self.take_hints();
+        self.tick(now);
+        if let Err(error) = self.settle_all(now) {
+            self.complain_about_state(&error);
+        }
+    }
+
+    /// Takes note of how far a log is durable at the far end.
+    pub(crate) fn set_floor(&mut self, origin: &Origin, floor: &Position) {
+        let path = Path::new(OsStr::from_bytes(origin.path()));
+        if let Some(&index) = self.by_path.get(path)
+            && self.logs[index].origin == *origin
+            && self.logs[index].epoch == floor.epoch
+        {
+            self.logs[index].floor = Some(floor.offset);
+        }
+    }
+
     /// Looks at everything whose turn it is.
     fn tick(&mut self, now: Now) {
         self.must_tick = false;
@@ -363,7 +389,7 @@ impl Tail {
     }
 
     /// Compares what is at a log's path with what was there.
-    fn look(&mut self, index: usize) {
+    pub(super) fn look(&mut self, index: usize) {
         let log = &mut self.logs[index];
         let stat = match Stat::of_path(&log.path) {
             Ok(stat) => Some(stat),

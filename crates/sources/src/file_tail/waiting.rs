@@ -18,7 +18,7 @@ impl Tail {
     /// Whether `files`, found just now, are all the files of a log. They may be renamed at any moment, also
     /// between two looks of one search, and one that was missed would pass for older than what is read next.
     /// So a file begins only when a listing, and the look that came after it, show every file at the same
-    /// name; else the directory is listed again.
+    /// name, and nothing has appeared since; else the directory is listed again.
     pub(super) fn agrees(&mut self, index: usize, files: &[Candidate], now: Now) -> bool {
         let log = &self.logs[index];
         let live = files.iter().find(|file| file.is_live).map(|file| file.stat.id);
@@ -26,7 +26,10 @@ impl Tail {
         let is_found =
             |path: &PathBuf| self.discovery.shows(path, None) || files.iter().any(|file| shows(path, file));
         let mut members = log.members.iter().filter(|path| !siblings::is_unreadable(path));
+        // Before a file is truncated its copy appears.
+        let may_be_cut = |log: &Log| !log.generations.is_empty();
         let agrees = self.discovery.shows(&log.path, live)
+            && (!may_be_cut(log) || self.discovery.is_current(&log.path))
             && self.discovery.is_still(&log.path)
             && files.iter().all(|file| file.is_held() || shows(&file.path, file))
             && members.all(is_found);
@@ -87,11 +90,25 @@ impl Tail {
 
     /// What a file held that was truncated or written anew while it waited is lost, unless a copy of it was
     /// kept and is read: recorded when its turn comes, or when it stays empty. `next` is what begins now.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read now; [`io::ErrorKind::Interrupted`] when the directory must be listed first.
     pub(super) fn lose_cut(&mut self, index: usize, next: Option<&Candidate>, now: Now) -> io::Result<()> {
         let log = &mut self.logs[index];
         if log.held.iter().all(|held| held.cuts.is_empty()) {
+            log.cut_since = None;
             return Ok(());
         }
+        // A copy may have appeared since the directory was listed.
+        let since = *log.cut_since.get_or_insert(now.instant);
+        let path = log.path.clone();
+        if !self.is_last_tick() && !self.discovery.is_known_since(&path, since + Duration::from_nanos(1)) {
+            self.discovery.look_again(&path);
+            self.hurry();
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let log = &mut self.logs[index];
         let head = match next.map(Candidate::open).transpose()?.flatten() {
             Some(opened) => opened.head()?,
             None => Vec::new(),

@@ -27,9 +27,10 @@ pub struct Nats {
     /// The partitions that a consumer reads. Default: all.
     pub(super) read_partitions: Option<Vec<u32>>,
     /// `"batch"`: as many lines as are waiting in one message; `"line"`: exactly one line per message.
+    /// Default: `"batch"`.
     #[serde(default)]
     pub(super) framing: Framing,
-    /// `"none"` or `"zstd"`.
+    /// `"none"` or `"zstd"`. Default: `"none"`.
     #[serde(default)]
     pub(super) compression: Compression,
     /// A credentials file; it is read again for every connection.
@@ -93,10 +94,10 @@ pub(crate) struct StreamTable {
     /// Whether to create it when it is missing. The keys below only say how.
     #[serde(default)]
     pub(crate) create: bool,
-    /// `"file"` or `"memory"`.
+    /// `"file"` or `"memory"`. Default: `"file"`.
     #[serde(default)]
     pub(crate) storage: Storage,
-    /// How many servers of a cluster hold a copy.
+    /// How many servers of a cluster hold a copy. Default: 1.
     #[serde(default = "one")]
     pub(crate) replicas: usize,
     /// How long messages are kept. Default: for ever.
@@ -109,7 +110,7 @@ pub(crate) struct StreamTable {
     #[serde(default = "yes")]
     pub(crate) floor: bool,
     /// How long a consumer waits for a producer to send bytes again that the stream has lost, before it records
-    /// their loss and goes on. Meanwhile only that log waits.
+    /// their loss and goes on. Meanwhile only that log waits. Default: 1d.
     #[serde(default = "one_day")]
     pub(crate) gap_wait: Period,
     /// Whether a consumer deletes from the stream what it has on its disk; the last message of each log stays.

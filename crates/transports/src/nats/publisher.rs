@@ -16,6 +16,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use super::outcome::Stop;
+use super::places::Places;
 use super::restore::Tail;
 use super::shipper::Shipper;
 
@@ -152,12 +153,12 @@ impl Publisher {
             let Some(lane) = self.lanes.get_mut(&origin) else { continue };
             let Some(first) = lane.waiting.front() else { continue };
             let room = self.shipper.room(first).unwrap_or(self.max_batch_bytes);
-            let (batch, leases, joined) = join(&mut lane.waiting, room.min(self.max_batch_bytes));
+            let Joined { batch, places, leases } = join(&mut lane.waiting, room.min(self.max_batch_bytes));
             lane.busy = true;
-            self.waiting_batches -= joined;
+            self.waiting_batches -= places.len();
             let (shipper, tail, bytes) = (self.shipper.clone(), lane.tail.take(), batch.bytes().len());
             self.under_way.push(Box::pin(async move {
-                let result = shipper.ship(tail, batch).await;
+                let result = shipper.ship(tail, batch, &places).await;
                 drop(leases);
                 Landing { origin, bytes, result }
             }));
@@ -216,39 +217,50 @@ impl Held {
     }
 }
 
+/// Batches that continue each other, as one.
+struct Joined {
+    batch: Batch,
+    /// Those of the batches.
+    places: Places,
+    /// Those of the batches that were copied.
+    leases: Vec<BudgetLease>,
+}
+
 /// Takes the first waiting batch, and with it those that continue it while all are at most `max_bytes` long.
-/// The leases are of those that were copied; and how many there were.
-fn join(waiting: &mut VecDeque<Batch>, max_bytes: usize) -> (Batch, Vec<BudgetLease>, usize) {
-    let mut first = waiting.pop_front().expect("a lane that is ready has a batch");
-    let (mut end, mut length, mut count) = (first.end(), first.bytes().len(), 0);
+fn join(waiting: &mut VecDeque<Batch>, max_bytes: usize) -> Joined {
+    let mut batch = waiting.pop_front().expect("a lane that is ready has a batch");
+    let mut places = Places::of(&batch);
+    let (mut end, mut length, mut count) = (batch.end(), batch.bytes().len(), 0);
     for next in waiting.iter() {
         let continues =
-            next.epoch == first.epoch && next.start == end && length + next.bytes().len() <= max_bytes;
-        if !continues || next.bytes().is_empty() || first.bytes().is_empty() {
+            next.epoch == batch.epoch && next.start == end && length + next.bytes().len() <= max_bytes;
+        if !continues || next.bytes().is_empty() || batch.bytes().is_empty() {
             break;
         }
         (end, length, count) = (next.end(), length + next.bytes().len(), count + 1);
     }
     if count == 0 {
-        return (first, Vec::new(), 1);
+        return Joined { batch, places, leases: Vec::new() };
     }
     let mut bytes = BytesMut::with_capacity(length);
-    bytes.extend_from_slice(first.bytes());
+    bytes.extend_from_slice(batch.bytes());
     let mut leases = Vec::with_capacity(count);
     for mut next in waiting.drain(..count) {
         bytes.extend_from_slice(next.bytes());
         leases.extend(next.lease.take());
-        // The place belongs to the end of the bytes.
-        (first.place, first.time) = (next.place, next.time);
+        places.add(&next);
+        batch.time = next.time;
     }
-    first.content = Content::Data(bytes.freeze());
-    (first, leases, count + 1)
+    batch.content = Content::Data(bytes.freeze());
+    batch.place = places.longest();
+    Joined { batch, places, leases }
 }
 
 #[cfg(test)]
 mod tests {
     use std::str;
 
+    use bytes::Bytes;
     use fshipper_pipeline::Epoch;
 
     use super::*;
@@ -259,9 +271,9 @@ mod tests {
 
     fn joined(batches: &[Batch], max_bytes: usize) -> (String, usize) {
         let mut waiting: VecDeque<_> = batches.iter().cloned().collect();
-        let (batch, _, count) = join(&mut waiting, max_bytes);
-        assert_eq!(waiting.len() + count, batches.len());
-        (str::from_utf8(batch.bytes()).unwrap().to_owned(), count)
+        let Joined { batch, places, .. } = join(&mut waiting, max_bytes);
+        assert_eq!(waiting.len() + places.len(), batches.len());
+        (str::from_utf8(batch.bytes()).unwrap().to_owned(), places.len())
     }
 
     #[test]
@@ -270,8 +282,15 @@ mod tests {
         assert_eq!(joined(&waiting, 100), ("one\ntwo\nthree\n".to_owned(), 3));
         assert_eq!(joined(&waiting, 8), ("one\ntwo\n".to_owned(), 2));
         assert_eq!(joined(&waiting, 3), ("one\n".to_owned(), 1));
-        let (first, _, _) = join(&mut waiting.into_iter().collect(), 100);
-        assert_eq!((first.end(), &first.place[..]), (14, &b"three\n"[..]));
+        let Joined { batch, places, .. } = join(&mut waiting.into_iter().collect(), 100);
+        assert_eq!(
+            (batch.end(), &batch.place[..]),
+            (14, &b"three\n"[..]),
+            "the header has room for the longest"
+        );
+        let expected =
+            [(1, "one\n"), (4, "one\n"), (5, "two\n"), (8, "two\n"), (9, "three\n"), (14, "three\n")];
+        assert_eq!(expected.map(|(end, _)| places.at(end)), expected.map(|(_, place)| Bytes::from(place)));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::api::{Api, ApiError, Refusal};
 use super::config::Framing;
 use super::outcome::{self, Outcome, Stop};
+use super::places::Places;
 use super::requests::Failure;
 use super::restore::{Last, LastError, Tail, last_of};
 use super::stream::Stream;
@@ -129,7 +130,7 @@ impl Shipper {
     /// # Errors
     ///
     /// Why it cannot go on; the stream may have a part of the batch.
-    pub(super) async fn ship(&self, tail: Option<Tail>, batch: Batch) -> Result<Tail, Stop> {
+    pub(super) async fn ship(&self, tail: Option<Tail>, batch: Batch, places: &Places) -> Result<Tail, Stop> {
         let subject = Subject::from(self.subjects.publish(&batch.origin));
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let mut tail = match tail {
@@ -156,7 +157,7 @@ impl Shipper {
                 tokio::time::sleep(backoff.pause()).await;
             }
             let parcel = self.parcel(&batch)?;
-            match self.publish(&subject, &parcel, tail.sequence).await? {
+            match self.publish(&subject, &parcel, places, tail.sequence).await? {
                 Outcome::Stored(sequence) => {
                     tail = Tail { sequence, end: Some((batch.epoch, parcel.batch.end())) };
                     rest = after(batch, offset_of(&tail));
@@ -221,11 +222,22 @@ impl Shipper {
         Ok(Parcel { batch: first, messages })
     }
 
-    async fn publish(&self, subject: &Subject, parcel: &Parcel, sequence: u64) -> Result<Outcome, Stop> {
-        let messages = self.messages(subject, parcel, sequence);
+    async fn publish(
+        &self,
+        subject: &Subject,
+        parcel: &Parcel,
+        places: &Places,
+        sequence: u64,
+    ) -> Result<Outcome, Stop> {
+        let messages = self.messages(subject, parcel, places, sequence);
         let reply = match self.api.requests().send_all(subject, messages).await {
             Ok(reply) => reply,
-            Err(failure) => return outcome::of_failure(failure),
+            Err(failure) => {
+                if let Failure::TimedOut = failure {
+                    self.complain_of("the server does not answer; is its disk full, or is it overloaded?");
+                }
+                return outcome::of_failure(failure);
+            }
         };
         let acknowledgement: Acknowledgement = serde_json::from_slice(&reply.payload).map_err(|error| {
             Stop::Failed(anyhow!("the acknowledgement on `{subject}` makes no sense: {error}"))
@@ -245,6 +257,7 @@ impl Shipper {
         &'a self,
         subject: &'a Subject,
         parcel: &'a Parcel,
+        places: &'a Places,
         sequence: u64,
     ) -> impl Iterator<Item = OutboundMessage> + Send + 'a {
         let batch_id = (parcel.messages > 1).then(|| {
@@ -255,7 +268,8 @@ impl Shipper {
             1 => Box::new(std::iter::once(parcel.batch.clone())),
             _ => Box::new(wire::lines(parcel.batch.clone())),
         };
-        batches.zip(1..).map(move |(batch, number)| {
+        batches.zip(1..).map(move |(mut batch, number)| {
+            batch.place = places.at(batch.end());
             let reached = self.reached.get().and_then(|reached| reached.get(&batch.origin));
             let reached = reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end);
             let wire::Message { mut headers, payload } = wire::encode_again(&batch, self.encoding, reached);

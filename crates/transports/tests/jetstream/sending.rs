@@ -178,6 +178,35 @@ async fn of_two_epochs_that_begin_one_log_the_second_is_refused_and_named() {
     assert_eq!(messages(&server).await, 1);
 }
 
+/// What waits goes out together, over the boundaries of files, and comes apart again.
+#[tokio::test]
+async fn every_message_has_the_place_of_the_batch_in_which_it_ends() {
+    for framing in ["line", "batch"] {
+        let options = NatsOptions {
+            jetstream: true,
+            config_extra: "max_payload: 4KB".into(),
+            ..NatsOptions::default()
+        };
+        let server = NatsServer::start(options);
+        let nats = table(&server.url(), json!({ "framing": framing }));
+        let (mut sender, _) = sender(&nats).await;
+        let (mut start, mut ends) = (0, Vec::new());
+        for number in 0..20 {
+            let text = "a line of some length\n".repeat(1 + number * 37 % 300);
+            let mut batch = Batch::data(log("/log"), EPOCH, start, text);
+            batch.place = format!("place {number}").into();
+            (start, _) = (batch.end(), ends.push((batch.end(), batch.place.clone())));
+            assert_eq!(sender.write(batch).await.unwrap(), Written::Accepted);
+        }
+        commit(&mut *sender).await;
+        let mut receiver = nats.open_receiver(Checkpoint::default(), context(true)).await.unwrap();
+        while let Some(batch) = receiver.read().await.unwrap() {
+            let (_, place) = ends.iter().find(|(end, _)| *end >= batch.end()).unwrap();
+            assert_eq!(batch.place, place, "{framing}: {} to {}", batch.start, batch.end());
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_new_epoch_follows_the_old_one() {
     let server = NatsServer::jetstream();

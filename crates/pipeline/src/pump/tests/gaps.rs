@@ -1,5 +1,7 @@
 //! Bytes that are missing, and can be asked for.
 
+use futures::FutureExt as _;
+
 use super::*;
 use crate::{Gap, News, Position};
 
@@ -44,6 +46,15 @@ async fn news_are_what_was_committed_and_nothing_above() {
     let position = Position { epoch: Epoch(1), offset: 4, place: Bytes::new() };
     assert_eq!(follower.changed(10).await, [(origin("a"), News::Committed(position))]);
     assert_eq!(follower.cursor("test").as_deref(), Some(&b"1"[..]));
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_is_no_news() {
+    let mut bench = Bench::new();
+    let mut follower = bench.metrics.progress.follow_news();
+    bench.tape.0.lock().unwrap().fail_at_commit = true;
+    bench.session(give([data("a", 0, "one\n")])).await.unwrap_err();
+    assert!(follower.changed(1).now_or_never().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -372,6 +372,14 @@ impl Bench {
         }
     }
 
+    /// What a watch does when something happens to a log.
+    pub(super) fn hint(&mut self, name: &str) {
+        let path = self.path(name);
+        let tail = self.tail.as_mut().unwrap();
+        let index = tail.by_path[path.as_path()];
+        tail.look(index);
+    }
+
     /// How many of its files this process holds open, deleted ones too.
     pub(super) fn open_files(&self) -> usize {
         let open = fs::read_dir("/proc/self/fd").unwrap().flatten();

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use fshipper_pipeline::config::OneOrMany;
 use fshipper_pipeline::testing::{check_source, context};
-use fshipper_pipeline::{Batch, Checkpoint, Origin, Source, SourceConfig};
+use fshipper_pipeline::{Batch, Checkpoint, Origin, Position, Progress, Source, SourceConfig};
 
 use super::bench::Bench;
 use crate::file_tail::FileTail;
 use crate::file_tail::source::TailSource;
+use crate::file_tail::tail::Tail;
 
 /// Far more than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,11 +86,46 @@ async fn without_a_watch_it_notices_all_the_same() {
     bench.append("a.log", "one\n");
     bench.open();
     let tail = bench.tail.take().unwrap();
-    let mut source: Box<dyn Source> = Box::new(TailSource::new(tail, Arc::default(), None));
+    let mut source: Box<dyn Source> =
+        Box::new(TailSource::new(tail, Arc::default(), None, Progress::default().follow_floors()));
     assert_eq!(next(&mut source).await.bytes(), b"one\n");
     bench.append("a.log", "two\n");
     assert_eq!(next(&mut source).await.bytes(), b"two\n");
     bench.append("b.log", "three\n");
+    assert_eq!(next(&mut source).await.bytes(), b"three\n");
+}
+
+/// Nobody reads: the far end and the rotation go on all the same.
+#[tokio::test]
+async fn while_nobody_reads_floors_are_heard_and_files_that_come_and_go_are_held() {
+    let mut bench = Bench::new(&["a.log"]);
+    bench.append("a.log", "one\n");
+    bench.open();
+    let progress = Progress::default();
+    let tail = bench.tail.take().unwrap();
+    let mut source = TailSource::new(tail, Arc::default(), None, progress.follow_floors());
+    let first = source.read().await.unwrap().unwrap();
+    let until = async |is_there: &dyn Fn(&Tail) -> bool| {
+        let poll = async {
+            while !source.look(is_there) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, poll).await.expect("it happens in time");
+    };
+    let floor = Position { epoch: first.epoch, offset: 4, place: first.place.clone() };
+    progress.set_floor(&first.origin, floor);
+    until(&|tail| tail.logs[0].floor == Some(4)).await;
+    for text in ["two\n", "three\n"] {
+        bench.rename("a.log", "a.log.1");
+        bench.append("a.log", text);
+        let held = text.len() as u64;
+        until(&|tail| tail.logs[0].held.iter().any(|file| file.size == held && file.file.is_some())).await;
+        bench.remove("a.log.1");
+    }
+    bench.remove("a.log");
+    let mut source: Box<dyn Source> = Box::new(source);
+    assert_eq!(next(&mut source).await.bytes(), b"two\n");
     assert_eq!(next(&mut source).await.bytes(), b"three\n");
 }
 
