@@ -94,6 +94,7 @@ impl Waits {
                 return std::future::pending().await;
             }
             tokio::select! {
+                biased;
                 () = sleep_until(look_at) => {}
                 Ok(()) = asking.changed() => {}
             }

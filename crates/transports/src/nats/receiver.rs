@@ -189,6 +189,9 @@ impl Receiver {
             _ => Until::Forever,
         };
         let session = Session::open(&self.api, &stream, &self.filters, self.place.as_ref(), until).await?;
+        if let Some(marks) = self.marks.as_ref().filter(|_| !session.continues) {
+            marks.forget();
+        }
         (self.session, self.opened) = (Some(session), Instant::now());
         Ok(())
     }

@@ -22,6 +22,8 @@ pub(super) struct Session {
     pub(super) consumer: Consumer,
     /// What cursors of this session have in common.
     pub(super) base: Base,
+    /// Whether it goes on where the last one ended: the stream is provably the same.
+    pub(super) continues: bool,
 }
 
 /// Where a receiver stands.
@@ -88,8 +90,9 @@ impl Session {
             _ => Epoch(fnv1a64(format!("{} {created}", stream.name).as_bytes())),
         };
         let base = Base { created, filters: hash, foreign_epoch };
+        let continued = place.filter(|place| likeness == Likeness::Same && place.base.filters == hash);
         let first = match place {
-            Some(place) if likeness == Likeness::Same && place.base.filters == hash => place.sequence + 1,
+            Some(place) if continued.is_some() => place.sequence + 1,
             Some(_) => {
                 tracing::warn!(
                     "reading the stream `{}` from its first message: {}; what is known already is left out",
@@ -111,7 +114,7 @@ impl Session {
         };
         tracing::debug!("reading the stream `{}` from the message {first} on", stream.name);
         let consumer = Consumer::create(api, stream, &selection, until).await?;
-        Ok(Self { consumer, base })
+        Ok(Self { consumer, base, continues: continued.is_some() })
     }
 }
 

@@ -6,7 +6,8 @@
 //! wrong in it and when; so a run can be run again. [`world`] runs it, [`truth`] keeps the books.
 //!
 //! In the end each sink must have every byte of every log once and in order. Only what both the stream and the
-//! source lost before the sink had it may be missing, and must then be recorded as a loss.
+//! source lost before the sink had it may be missing, and must then be recorded as a loss. Where a sink does not
+//! tell the commit floor, or waits for answers only briefly, that is so for what the stream lost alone.
 //!
 //! ```text
 //! FSHIPPER_SEEDS=100000 cargo test -p fshipper-transports --lib simulation -- --nocapture

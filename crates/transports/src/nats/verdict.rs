@@ -29,6 +29,7 @@ impl From<Last> for Tail {
 /// | the last message | verdict |
 /// | --- | --- |
 /// | is the one we sent after | `Continue`: nothing came |
+/// | is somebody else's, and there was none of ours | `Continue` after it |
 /// | ends within the batch, same epoch | `Continue` there: an older copy of us was cut elsewhere |
 /// | ends at or after the end of the batch | `Stored`: the acknowledgement was lost, or somebody is ahead |
 /// | ends before the batch, or is gone | `WentBack` |
@@ -41,10 +42,12 @@ pub(super) fn judge(tail: &Tail, batch: &Batch, last: Option<&Last>) -> Verdict 
         return Verdict::Continue(tail.clone());
     }
     let Some(described) = &last.described else {
-        // Others published there, and we never did.
-        return match tail.end {
-            None => Verdict::Continue(Tail { sequence: last.sequence, end: None }),
-            Some(_) => Verdict::WentBack,
+        // Others published there, and we never did, or nothing of ours was left there.
+        return match tail {
+            Tail { end, sequence } if end.is_none() || *sequence == 0 => {
+                Verdict::Continue(Tail { sequence: last.sequence, end: *end })
+            }
+            _ => Verdict::WentBack,
         };
     };
     let end = described.end;
@@ -186,6 +189,8 @@ mod tests {
             judge(&Tail::default(), &batch(0, "one\n"), foreign.as_ref()),
             Verdict::Continue(expected)
         );
+        // The stream has nothing of it, and where it goes on is known from elsewhere: the commit floor.
+        assert_eq!(judge(&tail(0, 4), &batch(4, "two\n"), foreign.as_ref()), Verdict::Continue(tail(3, 4)));
     }
 
     #[test]

@@ -83,6 +83,10 @@ enum Answer {
 /// How long a session waits for the floors before it goes on without: delivery does not need them.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long until a session that started without the floors looks for them again: as often as a consumer asks for
+/// what it misses.
+const OPEN_AGAIN: Duration = Duration::from_secs(30);
+
 impl Listener {
     /// Reads the notices of the logs of `host`, and hears those that follow. Whatever goes wrong is reported, and
     /// costs nothing but what the floor is good for.
@@ -90,18 +94,9 @@ impl Listener {
         api.requests().connection().tolerate(plan.tolerated());
         let heard: Arc<Heard> = progress.memory();
         let filter = plan.subjects.restore_filter(host);
-        let opening = async {
-            // Before the last ones are read: nothing falls in between.
-            let subscription = subscribe(api, &filter).await.map_err(Problem::Broken)?;
-            heard.read(api, &plan, &filter, progress).await?;
-            Ok(subscription)
-        };
-        let opened = tokio::time::timeout(PATIENCE, opening).await;
-        let opened = opened.unwrap_or_else(|_| Err(Problem::Broken(anyhow!("there is no answer"))));
-        let subscription = opened.map_err(|problem| heard.report(&plan, problem)).ok();
-        if subscription.is_some() {
-            progress.follow_far_end();
-        }
+        let opened = open(api, &plan, &filter, &heard, progress).await;
+        let opened = opened.map_err(|problem| heard.report(&plan, problem)).ok();
+        let subscription = opened.map(|(subscription, _)| subscription);
         let (api, progress, live) = (api.clone(), progress.clone(), JoinSet::new());
         Self { api, plan, filter, heard, progress, subscription, live }
     }
@@ -110,11 +105,17 @@ impl Listener {
     /// does not answer ends it.
     pub(in crate::nats) fn apply(&mut self, restored: &mut Restored) {
         self.apply_notices(restored);
-        if let Some(subscription) = self.subscription.take() {
-            let Self { api, plan, filter, heard, progress, .. } = self;
-            let (api, plan, filter) = (api.clone(), plan.clone(), filter.clone());
-            self.live.spawn(hear(api, plan, filter, subscription, heard.clone(), progress.clone()));
-        }
+        let Self { api, plan, filter, heard, progress, .. } = self;
+        let (api, plan, filter) = (api.clone(), plan.clone(), filter.clone());
+        let (heard, progress) = (heard.clone(), progress.clone());
+        let subscription = self.subscription.take();
+        self.live.spawn(async move {
+            let subscription = match subscription {
+                Some(subscription) => subscription,
+                None => open_later(&api, &plan, &filter, &heard, &progress).await,
+            };
+            hear(api, plan, filter, subscription, heard, progress).await;
+        });
     }
 
     fn apply_notices(&self, restored: &mut Restored) {
@@ -253,7 +254,7 @@ impl Heard {
         match problem {
             Problem::Unavailable(reason) => self.warnings.going_without(plan, &reason),
             Problem::Broken(error) => {
-                self.warnings.going_without(plan, &format!("{error:#}; the next session tries again"));
+                self.warnings.going_without(plan, &format!("{error:#}; trying again"));
             }
         }
     }
@@ -279,6 +280,50 @@ impl State {
     }
 }
 
+/// Begins to hear what is published, and reads the last notices; whether one asks for something that the present
+/// session does not give.
+async fn open(
+    api: &Api,
+    plan: &FloorPlan,
+    filter: &str,
+    heard: &Heard,
+    progress: &Progress,
+) -> Result<(Subscription, bool), Problem> {
+    let opening = async {
+        // Before the last ones are read: nothing falls in between.
+        let subscription = subscribe(api, filter).await.map_err(Problem::Broken)?;
+        let has_news = heard.read(api, plan, filter, progress).await?;
+        Ok((subscription, has_news))
+    };
+    let opened = tokio::time::timeout(PATIENCE, opening).await;
+    let opened = opened.unwrap_or_else(|_| Err(Problem::Broken(anyhow!("there is no answer"))))?;
+    progress.follow_far_end();
+    Ok(opened)
+}
+
+/// The same for a session that started without: it may last for months, and a producer that hears nothing
+/// answers nobody.
+async fn open_later(
+    api: &Api,
+    plan: &FloorPlan,
+    filter: &str,
+    heard: &Heard,
+    progress: &Progress,
+) -> Subscription {
+    loop {
+        tokio::time::sleep(OPEN_AGAIN).await;
+        match open(api, plan, filter, heard, progress).await {
+            Ok((subscription, has_news)) => {
+                if has_news {
+                    progress.reopen();
+                }
+                return subscription;
+            }
+            Err(problem) => heard.report(plan, problem),
+        }
+    }
+}
+
 /// Hears notices as they are published. After a break, what was missed is read.
 async fn hear(
     api: Api,
@@ -291,6 +336,7 @@ async fn hear(
     let mut link = api.requests().connection().reconnects();
     loop {
         tokio::select! {
+            biased;
             message = subscription.messages.next() => match message {
                 Some(message) if heard.take(&plan, &message, &progress) => progress.reopen(),
                 Some(_) => {}

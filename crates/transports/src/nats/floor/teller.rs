@@ -163,11 +163,14 @@ impl Teller {
         loop {
             let started = Instant::now();
             let purge_at = self.purger.as_ref().and_then(Purger::due);
-            let news = tokio::select! {
+            let mut news = tokio::select! {
+                biased;
                 () = look_again.notified() => return Ok(()),
                 () = sleep_until(purge_at) => Vec::new(),
                 news = self.follower.changed(PORTION) => news,
             };
+            // Commits come without an order; a run that was seen must be able to be run again.
+            news.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
             self.publish_all(&news).await?;
             self.purge(&news).await;
             if news.len() == PORTION {
@@ -303,14 +306,18 @@ impl Teller {
     /// Deletes what is durable, when it is time to.
     async fn purge(&mut self, news: &[(Origin, News)]) {
         let Some(purger) = &mut self.purger else { return };
-        let place = self.follower.cursor(&self.transport).and_then(|position| Place::parse(&position));
         for (origin, word) in news {
             if let News::Committed(position) = word {
                 purger.note_commit(origin, position);
             }
         }
+        if !purger.takes_its_turn() {
+            return;
+        }
+        // There is none as long as an origin waits that was not read to its end before.
+        let place = self.follower.cursor(&self.transport).and_then(|position| Place::parse(&position));
         if let Some(place) = place
-            && let Err(reason) = purger.purge(&self.api, place.sequence).await
+            && let Err(reason) = purger.purge(&self.api, &place).await
         {
             self.told.warnings.once(&format!(
                 "cannot purge what is durable from the stream `{}`: {reason}",

@@ -77,6 +77,8 @@ pub(super) enum Removal {
     WentBack,
     /// Somebody or some limit deleted it.
     Deleted,
+    /// A consumer that has it on its disk deleted it.
+    Purged,
 }
 
 /// How many messages an atomic batch may hold.
@@ -198,11 +200,23 @@ impl Broker {
     /// One message is deleted, by a limit or by somebody.
     pub(super) fn delete_message(&mut self, name: &str, sequence: u64) {
         let Some(stream) = self.streams.get_mut(name) else { return };
-        let Some(message) = stream.messages.remove(&sequence) else { return };
-        let gone = Change::Removed { stream: name.to_owned(), message, why: Removal::Deleted };
-        self.changes.push(gone);
-        stream.first_sequence =
-            stream.messages.first_key_value().map_or(stream.last_sequence + 1, |(sequence, _)| *sequence);
+        self.changes.extend(stream.remove(sequence, Removal::Deleted));
+    }
+
+    /// Deletes messages of some subjects below a sequence, as a client asks for it; how many they were.
+    fn purge(&mut self, name: &str, body: &[u8]) -> Option<usize> {
+        let request: Value = serde_json::from_slice(body).expect("our own request is JSON");
+        let stream = self.streams.get_mut(name)?;
+        let below = request["seq"].as_u64().unwrap_or(u64::MAX);
+        let filter = request["filter"].as_str();
+        let purged = stream.messages.range(..below);
+        let purged =
+            purged.filter(|(_, message)| filter.is_none_or(|filter| covers(filter, &message.subject)));
+        let purged: Vec<u64> = purged.map(|(sequence, _)| *sequence).collect();
+        for sequence in &purged {
+            self.changes.extend(stream.remove(*sequence, Removal::Purged));
+        }
+        Some(purged.len())
     }
 
     /// Deletes all consumers of a stream.
@@ -283,6 +297,10 @@ impl Broker {
         }
         if let Some(name) = operation.strip_prefix("STREAM.CREATE.") {
             return self.create_stream(name, body);
+        }
+        if let Some(name) = operation.strip_prefix("STREAM.PURGE.") {
+            let purged = self.purge(name, body).ok_or_else(not_found)?;
+            return Ok(json!({ "success": true, "purged": purged }));
         }
         if let Some(rest) = operation.strip_prefix("CONSUMER.CREATE.") {
             let (stream, _) = rest.split_once('.').unwrap_or((rest, ""));
@@ -427,6 +445,14 @@ impl Stream {
     /// Whether it stores messages of this subject.
     fn takes(&self, subject: &str) -> bool {
         self.subjects.iter().any(|pattern| covers(pattern, subject))
+    }
+
+    /// Removes a message, if it is there.
+    fn remove(&mut self, sequence: u64, why: Removal) -> Option<Change> {
+        let message = self.messages.remove(&sequence)?;
+        let first = self.messages.first_key_value();
+        self.first_sequence = first.map_or(self.last_sequence + 1, |(sequence, _)| *sequence);
+        Some(Change::Removed { stream: self.name.clone(), message, why })
     }
 
     /// Lets go of what is more than `max_msgs_per_subject` allows.

@@ -21,6 +21,8 @@ enum Step {
     Operate(Operation),
     /// Everything that was asked before has been answered; so many messages more than was said come now.
     Wait { step: usize, answers: usize },
+    /// From here on everything that is published on a subject is heard, whoever stores it.
+    Listen(&'static str),
 }
 
 /// What the model is told directly, and a server through its API.
@@ -45,9 +47,14 @@ struct Asker {
     current: usize,
     /// The answers to each step.
     answers: BTreeMap<usize, Vec<Value>>,
+    /// Hears what is published.
+    listener: Option<Subscriber>,
 }
 
 const STREAM: &str = "LOGS";
+
+/// A stream that keeps the last message of each subject.
+const FLOOR: &str = "LOGS_floor";
 
 /// How long an answer may take; none does.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,6 +91,10 @@ fn part(
 }
 
 fn consumer(name: &str, more: Value) -> Step {
+    consumer_of(STREAM, name, more)
+}
+
+fn consumer_of(stream: &str, name: &str, more: Value) -> Step {
     let mut config = json!({
         "name": name, "ack_policy": "none", "replay_policy": "instant", "deliver_policy": "by_start_sequence",
         "opt_start_seq": 1, "mem_storage": true, "num_replicas": 1, "inactive_threshold": 60_000_000_000_u64,
@@ -92,10 +103,10 @@ fn consumer(name: &str, more: Value) -> Step {
     config.as_object_mut().expect("a table").extend(more);
     config.as_object_mut().expect("a table").retain(|_, value| !value.is_null());
     let operation = match config["filter_subject"].as_str() {
-        Some(filter) => format!("CONSUMER.CREATE.{STREAM}.{name}.{filter}"),
-        None => format!("CONSUMER.CREATE.{STREAM}.{name}"),
+        Some(filter) => format!("CONSUMER.CREATE.{stream}.{name}.{filter}"),
+        None => format!("CONSUMER.CREATE.{stream}.{name}"),
     };
-    api(&operation, json!({ "stream_name": STREAM, "config": config, "action": "create" }))
+    api(&operation, json!({ "stream_name": stream, "config": config, "action": "create" }))
 }
 
 fn next(consumer: &str, body: Value, answers: usize) -> Step {
@@ -228,15 +239,18 @@ fn script() -> Vec<Step> {
         publish("s.h.a", Some(10), "refused"),
         publish("s.h.a", Some(0), "after the purge"),
         info(),
+    ]);
+    steps.extend(floor_script());
+    steps.extend([
         consumer("purged", json!({})),
-        next("purged", all(), 2),
+        next("purged", all(), 4),
         next("purged", wait(3, 100_000, 20 * SECOND), 0),
     ]);
     let last = steps.len() - 1;
     steps.extend([
         Step::Operate(Operation::Notice("purged")),
         Step::Operate(Operation::Fill),
-        publish("s.h.a", Some(11), "no room"),
+        publish("s.h.a", Some(16), "no room"),
         Step::Operate(Operation::DeleteStream),
         Step::Wait { step: last, answers: 1 },
         info(),
@@ -249,11 +263,71 @@ fn script() -> Vec<Step> {
     steps
 }
 
+/// What is asked for the commit floor: a second stream, whoever hears it, and deleting what is durable. The last
+/// message of the first stream has the sequence 11.
+fn floor_script() -> Vec<Step> {
+    let info = |stream: &str| api(&format!("STREAM.INFO.{stream}"), Value::Null);
+    let config = json!({
+        "name": FLOOR, "subjects": ["s-floor.>"], "retention": "limits", "discard": "old", "storage": "file",
+        "num_replicas": 1, "max_msgs_per_subject": 1, "allow_direct": true,
+    });
+    let elsewhere = |name: &'static str| Step::Ask {
+        subject: "s-floor.h.a".to_owned(),
+        headers: vec![("Nats-Expected-Stream", name.to_owned())],
+        payload: format!("expects {name}").into(),
+        answers: 1,
+    };
+    let last = || json!({ "deliver_policy": "last_per_subject", "opt_start_seq": null, "filter_subject": "s-floor.h.*" });
+    let all = || json!({ "batch": 100, "max_bytes": 100_000, "no_wait": true });
+    let read = |consumer: &str, answers| {
+        ask(format!("$JS.API.CONSUMER.MSG.NEXT.{FLOOR}.{consumer}"), all(), answers)
+    };
+    let purge = |body| api(&format!("STREAM.PURGE.{STREAM}"), body);
+    vec![
+        Step::Listen("s-floor.h.*"),
+        ask("s-floor.h.a", json!("nobody stores this, and somebody hears it"), 0),
+        api(&format!("STREAM.CREATE.{FLOOR}"), config.clone()),
+        api(&format!("STREAM.CREATE.{FLOOR}"), config),
+        info(FLOOR),
+        consumer_of(FLOOR, "none", last()),
+        read("none", 1),
+        publish("s-floor.h.a", None, "one"),
+        publish("s-floor.h.a", None, "two"),
+        info(FLOOR),
+        publish("s-floor.h.b", None, "three"),
+        publish("s-floor.other.b", None, "of another host"),
+        publish("s-floor.h.a", None, "four"),
+        elsewhere(FLOOR),
+        elsewhere(STREAM),
+        info(FLOOR),
+        consumer_of(FLOOR, "last", last()),
+        read("last", 3),
+        publish("s-floor.h.b", None, "while it is read"),
+        read("last", 2),
+        // What is durable is deleted below the last message of a subject.
+        publish("s.h.a", Some(11), "a 12"),
+        publish("s.h.b", Some(0), "b 13"),
+        publish("s.h.a", Some(12), "a 14"),
+        publish("s.h.a", Some(14), "a 15"),
+        purge(json!({ "filter": "s.h.a", "seq": 14 })),
+        info(STREAM),
+        api(&format!("DIRECT.GET.{STREAM}"), json!({ "seq": 12 })),
+        api(&format!("DIRECT.GET.{STREAM}.s.h.a"), Value::Null),
+        purge(json!({ "filter": "s.h.a", "seq": 14 })),
+        purge(json!({ "filter": "s.h.none", "seq": 99 })),
+        purge(json!({ "filter": "s.h.b", "seq": 99 })),
+        info(STREAM),
+        publish("s.h.b", Some(13), "refused"),
+        publish("s.h.a", Some(15), "a 16"),
+        api("STREAM.PURGE.NONE", json!({ "filter": "s.h.b", "seq": 99 })),
+    ]
+}
+
 impl Asker {
     async fn new(client: Client) -> Self {
         let inbox = client.new_inbox();
         let subscriber = client.subscribe(format!("{inbox}.*")).await.unwrap();
-        Self { client, inbox, subscriber, current: 0, answers: BTreeMap::new() }
+        Self { client, inbox, subscriber, current: 0, answers: BTreeMap::new(), listener: None }
     }
 
     async fn run(&mut self, steps: &[Step], operate: impl AsyncFn(&Client, Operation)) {
@@ -273,6 +347,9 @@ impl Asker {
                     self.wait_for(number, *answers).await;
                 }
                 Step::Operate(operation) => operate(&self.client, *operation).await,
+                Step::Listen(subject) => {
+                    self.listener = Some(self.client.subscribe((*subject).to_owned()).await.unwrap());
+                }
                 Step::Wait { step, answers } => {
                     self.current = *step;
                     self.wait_for(*step, *answers).await;
@@ -285,6 +362,17 @@ impl Asker {
         {
             self.sort(message);
         }
+    }
+
+    /// Everything that was heard: subject and payload.
+    async fn heard(&mut self) -> Vec<(String, String)> {
+        let listener = self.listener.as_mut().expect("the script listens");
+        let mut heard = Vec::new();
+        while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(300), listener.next()).await
+        {
+            heard.push((message.subject.to_string(), String::from_utf8_lossy(&message.payload).into_owned()));
+        }
+        heard
     }
 
     async fn wait_for(&mut self, step: usize, answers: usize) {
@@ -434,7 +522,10 @@ async fn the_model_answers_as_a_server_does() {
     let client = network.connect("asker", &events, 256, 256).unwrap();
     let mut model = Asker::new(Client::Simulated(client)).await;
     model.run(&steps, async |_, operation| operate_model(&network, operation).await).await;
+    let (real_heard, model_heard) = (real.heard().await, model.heard().await);
     moving.abort();
+    assert!(real_heard.len() > 5, "{real_heard:?}");
+    assert_eq!(model_heard, real_heard);
 
     let mut differences = Vec::new();
     for (number, step) in steps.iter().enumerate() {

@@ -7,7 +7,7 @@ use super::disk::Disk;
 use super::logs::origin;
 use super::plan::{FaultKind, QUIET_AFTER};
 use super::truth::lock;
-use super::world::{Later, STREAM, World, kill};
+use super::world::{FLOOR, Later, STREAM, World, kill};
 
 impl World {
     /// Lets something go wrong, and notes when it is over.
@@ -42,9 +42,12 @@ impl World {
                 network.stop_server();
                 self.schedule(after(down), Later::StartServer);
             }
-            FaultKind::PowerCut { down, lost } => {
+            FaultKind::PowerCut { down, lost, notices_lost } => {
                 network.stop_server();
-                network.change(|broker| broker.roll_back(STREAM, lost));
+                network.change(|broker| {
+                    broker.roll_back(STREAM, lost);
+                    broker.roll_back(FLOOR, notices_lost);
+                });
                 self.schedule(after(down), Later::StartServer);
             }
             FaultKind::JetStreamAbsent { millis } => {
@@ -70,17 +73,11 @@ impl World {
             }
             FaultKind::ProducerKilled { host, down, yields } => {
                 yield_times(yields).await;
-                if let Some(task) = self.producers[host].take() {
-                    kill(task).await;
-                    self.schedule(after(down), Later::StartProducer(host));
-                }
+                self.kill_producer(host, after(down)).await;
             }
             FaultKind::ConsumerKilled { consumer, down, yields } => {
                 yield_times(yields).await;
-                if let Some(task) = self.consumers[consumer].take() {
-                    kill(task).await;
-                    self.schedule(after(down), Later::StartConsumer(consumer));
-                }
+                self.kill_consumer(consumer, after(down)).await;
             }
             FaultKind::TwinProducer { host, millis } => {
                 let name = format!("producer{host}-twin{}", self.twins.len());
@@ -108,6 +105,37 @@ impl World {
                 });
             }
             FaultKind::Foreign { count, covering } => self.publish_as_others(now, count, covering),
+            FaultKind::NoticesLost { count } => network.weather(|weather| weather.lose_notices += count),
+            FaultKind::NoticesHeld { count, millis } => network.weather(|weather| {
+                (weather.hold_notices, weather.hold_notices_millis) = (count, millis);
+            }),
+            FaultKind::FloorDeleted => network.operate(|broker| broker.delete_stream(FLOOR)),
+            FaultKind::WipedWhileDown { producers, consumers, floor, down } => {
+                for host in (0..self.producers.len()).filter(|_| producers) {
+                    self.kill_producer(host, after(down)).await;
+                }
+                for consumer in (0..self.consumers.len()).filter(|_| consumers) {
+                    self.kill_consumer(consumer, after(down)).await;
+                }
+                network.operate(|broker| broker.delete_stream(STREAM));
+                if floor {
+                    network.operate(|broker| broker.delete_stream(FLOOR));
+                }
+            }
+        }
+    }
+
+    async fn kill_producer(&mut self, host: usize, until: u64) {
+        if let Some(task) = self.producers[host].take() {
+            kill(task).await;
+            self.schedule(until, Later::StartProducer(host));
+        }
+    }
+
+    async fn kill_consumer(&mut self, consumer: usize, until: u64) {
+        if let Some(task) = self.consumers[consumer].take() {
+            kill(task).await;
+            self.schedule(until, Later::StartConsumer(consumer));
         }
     }
 

@@ -57,6 +57,8 @@ impl OpenSource for Logs {
             let (epoch, written) = (log.epoch, log.written);
             let position = from.position(origin).filter(|position| position.epoch == epoch);
             let at = position.map_or(0, |position| position.offset as usize);
+            // A consumer that has nothing of a log and misses its beginning knows no place.
+            let position = position.filter(|position| position.offset > 0 || !position.place.is_empty());
             let place = position.map(|position| position.place.clone());
             let place_end = place.as_ref().and_then(|place| {
                 std::str::from_utf8(place).ok()?.strip_prefix("at=")?.parse::<usize>().ok()

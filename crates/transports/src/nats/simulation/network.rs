@@ -67,6 +67,11 @@ pub(super) struct Weather {
     /// So many publishes arrive a second time after this many milliseconds.
     pub(super) repeat_publishes: u32,
     pub(super) repeat_millis: u64,
+    /// So many notices of the commit floor are lost next.
+    pub(super) lose_notices: u32,
+    /// So many of them arrive only after this many milliseconds, and after those that were sent later.
+    pub(super) hold_notices: u32,
+    pub(super) hold_notices_millis: u64,
 }
 
 impl Default for Weather {
@@ -81,6 +86,9 @@ impl Default for Weather {
             hold_millis: 0,
             repeat_publishes: 0,
             repeat_millis: 0,
+            lose_notices: 0,
+            hold_notices: 0,
+            hold_notices_millis: 0,
         }
     }
 }
@@ -117,6 +125,9 @@ enum What {
 
 /// What the survivors of a broken connection may still be late by, in milliseconds.
 const LATEST_ARRIVAL: u64 = 4_000;
+
+/// What the subjects of the commit floor begin with in every run.
+const NOTICES: &str = "s-floor.";
 
 /// 2026, more or less: the virtual clock of the server starts there.
 const EPOCH_NANOS: i64 = 1_795_000_000_000_000_000;
@@ -419,6 +430,17 @@ impl State {
         if self.random.u32(..1000) < self.weather.lost_up {
             return self.note("lost on the way up", &message.subject);
         }
+        let is_notice = message.subject.starts_with(NOTICES);
+        if is_notice && self.weather.lose_notices > 0 {
+            self.weather.lose_notices -= 1;
+            return self.note("notice lost", &message.subject);
+        }
+        if is_notice && self.weather.hold_notices > 0 {
+            self.weather.hold_notices -= 1;
+            let at = now + self.weather.hold_notices_millis;
+            self.note("notice held", &message.subject);
+            return self.push(at, What::ToServer { connection, message });
+        }
         if is_publish && self.weather.repeat_publishes > 0 {
             self.weather.repeat_publishes -= 1;
             let at = now + self.weather.repeat_millis;
@@ -450,6 +472,10 @@ impl State {
         let mut rest = BinaryHeap::new();
         for Reverse(due) in std::mem::take(&mut self.queue) {
             match due.what {
+                // Whoever purges has looked at the stream just before; seconds later it may be another one, and
+                // the server knows no purge with a condition.
+                What::ToServer { connection: over, ref message }
+                    if over == connection && message.subject.starts_with("$JS.API.STREAM.PURGE.") => {}
                 What::ToServer { connection: over, .. } if over == connection => sent.push(due),
                 _ => rest.push(Reverse(due)),
             }

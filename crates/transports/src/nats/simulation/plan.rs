@@ -12,6 +12,12 @@ pub(super) struct Plan {
     pub(super) partitions: Option<u32>,
     /// What each consumer reads; all when empty.
     pub(super) consumers: Vec<Vec<u32>>,
+    /// Whether there is a commit floor; which consumers tell it, how long they wait for an answer, and whether
+    /// they delete what they have.
+    pub(super) floor: bool,
+    pub(super) tells: Vec<bool>,
+    pub(super) gap_wait_seconds: u64,
+    pub(super) purge: bool,
     pub(super) line_framing: bool,
     pub(super) compressed: bool,
     pub(super) max_payload: usize,
@@ -44,7 +50,7 @@ pub(super) enum FaultKind {
     Cut { who: String },
     Silence { who: String, millis: u64 },
     ServerKilled { down: u64 },
-    PowerCut { down: u64, lost: usize },
+    PowerCut { down: u64, lost: usize, notices_lost: usize },
     JetStreamAbsent { millis: u64 },
     JetStreamUnavailable { millis: u64 },
     StreamFull { millis: u64 },
@@ -61,10 +67,17 @@ pub(super) enum FaultKind {
     OriginHeld { consumer: usize, host: usize, log: usize, late: bool, millis: u64 },
     SourceLost { host: usize, log: usize, permille: usize },
     Foreign { count: usize, covering: Option<(usize, usize)> },
+    NoticesLost { count: u32 },
+    NoticesHeld { count: u32, millis: u64 },
+    FloorDeleted,
+    WipedWhileDown { producers: bool, consumers: bool, floor: bool, down: u64 },
 }
 
 /// From here on nothing goes wrong any more, and every log has all but its last line.
 pub(super) const QUIET_AFTER: u64 = 30_000;
+
+/// Longer than any run: who waits so long for an answer gets one.
+pub(super) const PATIENT_SECONDS: u64 = 3600;
 
 /// The most faults of one seed.
 const MAX_FAULTS: usize = 9;
@@ -84,8 +97,16 @@ impl Plan {
             _ => vec![Vec::new()],
         };
         let line_framing = random.u32(..3) == 0;
+        let (floor, reads_twice) = (random.u32(..5) > 0, consumers.len() > 1 && consumers[0].is_empty());
+        let gap_wait_seconds = if random.u32(..8) == 0 { [0, 2][random.usize(..2)] } else { PATIENT_SECONDS };
+        let purge = floor && !reads_twice && random.u32(..3) == 0;
         let mut plan = Self {
             seed,
+            floor,
+            // The one that only reads along is configured so.
+            tells: (0..consumers.len()).map(|consumer| floor && (consumer == 0 || !reads_twice)).collect(),
+            gap_wait_seconds,
+            purge,
             log_bytes: [60, 600, 3000][random.usize(..3)] + random.usize(..500),
             line_framing,
             compressed: !line_framing && random.u32(..6) == 0,
@@ -126,7 +147,7 @@ impl Plan {
             _ => format!("consumer{consumer}"),
         };
         let (down, yields) = (random.u64(..3_000), random.usize(..40));
-        let kind = match random.u32(..29) {
+        let kind = match random.u32(..if self.floor { 35 } else { 29 }) {
             0 | 1 => FaultKind::AnswersLost { count },
             2 => FaultKind::AnswersHeld { count, millis },
             3 | 4 => FaultKind::PublishesRepeated { count, millis },
@@ -137,7 +158,10 @@ impl Plan {
             7 | 8 => FaultKind::Cut { who },
             9 => FaultKind::Silence { who, millis },
             10 => FaultKind::ServerKilled { down },
-            11 | 12 => FaultKind::PowerCut { down, lost: random.usize(1..=12) },
+            11 | 12 => {
+                let notices_lost = if random.bool() { 0 } else { random.usize(..6) };
+                FaultKind::PowerCut { down, lost: random.usize(1..=12), notices_lost }
+            }
             13 => FaultKind::JetStreamAbsent { millis },
             14 => FaultKind::JetStreamUnavailable { millis },
             15 => FaultKind::StreamFull { millis },
@@ -155,9 +179,16 @@ impl Plan {
                 false => FaultKind::OriginHeld { consumer, host, log, late: random.bool(), millis },
             },
             27 => FaultKind::SourceLost { host, log, permille: random.usize(..=1000) },
-            _ => {
+            28 => {
                 let covering = random.bool().then_some((host, log));
                 FaultKind::Foreign { count: count as usize, covering }
+            }
+            29 => FaultKind::NoticesLost { count },
+            30 | 31 => FaultKind::NoticesHeld { count, millis },
+            32 => FaultKind::FloorDeleted,
+            _ => {
+                let (producers, consumers) = [(true, false), (false, true), (true, true)][random.usize(..3)];
+                FaultKind::WipedWhileDown { producers, consumers, floor: random.u32(..4) == 0, down }
             }
         };
         Fault { at, kind }
@@ -192,6 +223,13 @@ impl FaultKind {
             Self::OriginHeld { .. } => "one origin cannot be written",
             Self::SourceLost { .. } => "source lost its oldest bytes",
             Self::Foreign { .. } => "messages of others",
+            Self::NoticesLost { .. } => "notices of the floor lost",
+            Self::NoticesHeld { .. } => "notices of the floor late and stale",
+            Self::FloorDeleted => "floor deleted",
+            Self::WipedWhileDown { floor: false, .. } => {
+                "stream deleted while its readers or writers are down"
+            }
+            Self::WipedWhileDown { floor: true, .. } => "stream and floor deleted while somebody is down",
         }
     }
 }

@@ -52,6 +52,8 @@ impl World {
     pub(super) fn start_consumer(&mut self, consumer: usize) {
         let name = format!("consumer{consumer}");
         let mut transport = self.transport(&name);
+        let stream = transport.nats.stream.as_mut().expect("the table has a stream");
+        (stream.floor, stream.purge) = (self.plan.tells[consumer], self.plan.purge);
         let partitions = &self.plan.consumers[consumer];
         transport.nats.read_partitions = Some(partitions.clone()).filter(|partitions| !partitions.is_empty());
         let parts = Parts {

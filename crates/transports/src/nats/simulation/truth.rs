@@ -17,6 +17,8 @@ use super::broker::{Broker, Change, Removal, Stored, Stream};
 pub(super) struct Truth {
     started: Instant,
     pub(super) stream: String,
+    /// Whether producers go on where a consumer has a log, when the stream has nothing of it.
+    floor: bool,
     subjects: Subjects,
     pub(super) logs: BTreeMap<Origin, LogTruth>,
     /// By the name of the sink.
@@ -54,6 +56,9 @@ pub(super) struct LogTruth {
 /// What a sink has of one log.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Delivered {
+    /// Whether it asks a producer for bytes that the stream has lost or let go, and waits for the answer: then
+    /// they are only lost when the source has lost them as well.
+    asks: bool,
     /// How far it has committed.
     pub(super) committed: usize,
     /// The bytes that may be missing: both sides lost them before this sink had committed them.
@@ -61,10 +66,6 @@ pub(super) struct Delivered {
     /// The bytes that it recorded as lost and committed.
     pub(super) lost: Vec<bool>,
 }
-
-/// Whether a sink can ask a producer for bytes that the stream has lost or let go: then they are only lost when
-/// the source has lost them as well.
-const COMMIT_FLOOR: bool = false;
 
 /// The truth, shared.
 pub(super) type SharedTruth = Arc<Mutex<Truth>>;
@@ -76,10 +77,11 @@ pub(super) fn lock(truth: &SharedTruth) -> MutexGuard<'_, Truth> {
 
 impl Truth {
     /// Empty books about a stream.
-    pub(super) fn new(stream: &str, subjects: Subjects) -> Self {
+    pub(super) fn new(stream: &str, floor: bool, subjects: Subjects) -> Self {
         Self {
             started: Instant::now(),
             stream: stream.to_owned(),
+            floor,
             subjects,
             logs: BTreeMap::new(),
             sinks: BTreeMap::new(),
@@ -100,11 +102,12 @@ impl Truth {
     }
 
     /// Adds a sink that is to have these logs.
-    pub(super) fn add_sink(&mut self, name: &str, origins: impl Iterator<Item = Origin>) {
+    pub(super) fn add_sink(&mut self, name: &str, asks: bool, origins: impl Iterator<Item = Origin>) {
         let logs = &self.logs;
         let delivered = origins.map(|origin| {
             let length = logs[&origin].bytes.len();
-            (origin, Delivered { committed: 0, may_lack: vec![false; length], lost: vec![false; length] })
+            let (may_lack, lost) = (vec![false; length], vec![false; length]);
+            (origin, Delivered { asks, committed: 0, may_lack, lost })
         });
         let delivered = delivered.collect();
         self.sinks.insert(name.to_owned(), delivered);
@@ -188,7 +191,7 @@ impl Truth {
     /// A stream that was never anything else holds every log contiguous, in order and once. One that went back
     /// gives sequences again, and then an old copy of a publish may find the very sequence that it expects.
     fn not_contiguous(&mut self, origin: &Origin, end: u64, start: u64) {
-        let has_reason = self.went_back || COMMIT_FLOOR && self.deleted;
+        let has_reason = self.went_back || self.floor && self.deleted;
         if !has_reason {
             let message = "the stream holds";
             return self
@@ -199,42 +202,63 @@ impl Truth {
         } else {
             "gaps stored after a go-back"
         });
-        if !COMMIT_FLOOR {
-            self.allow(origin, |byte| (end as usize..start as usize).contains(&byte));
-        }
+        self.allow(origin, false, |byte| (end as usize..start as usize).contains(&byte));
     }
 
     fn removed(&mut self, message: &Stored, why: Removal, broker: &Broker) {
         match why {
             Removal::WentBack => self.went_back = true,
             Removal::Deleted => self.deleted = true,
+            Removal::Purged => return self.purged(message, broker),
         }
         let Some(Described { origin, start, end, .. }) = self.described(message) else { return };
         let (start, end) = (start as usize, end as usize);
-        match why {
-            Removal::WentBack => self.allow_lack(&origin, start, end, broker),
-            Removal::Deleted if COMMIT_FLOOR => self.allow_lack(&origin, start, end, broker),
-            // The producer is not told, and nobody asks it again. What the stream had lost before, and nobody had
-            // noticed yet, looks like a part of it.
-            Removal::Deleted => {
-                let unnoticed = self.went_back.then(|| self.logs.get(&origin).map(|log| log.stored.clone()));
-                let unnoticed = unnoticed.flatten().unwrap_or_default();
-                self.allow(&origin, |byte| {
-                    (start..end).contains(&byte) || unnoticed.get(byte).is_some_and(|&stored| stored)
-                });
-            }
+        self.allow_lack(&origin, start, end, broker);
+        if why == Removal::WentBack && !self.floor {
+            return;
         }
+        // The producer is not told, or goes on where somebody else has the log. What the stream had lost before,
+        // and nobody had noticed yet, looks like a part of it.
+        let unnoticed = self.went_back.then(|| self.logs.get(&origin).map(|log| log.stored.clone()));
+        let unnoticed = unnoticed.flatten().unwrap_or_default();
+        self.allow(&origin, false, |byte| {
+            (start..end).contains(&byte) || unnoticed.get(byte).is_some_and(|&stored| stored)
+        });
+    }
+
+    /// A consumer deletes only what every sink has, and never the last message of a log.
+    fn purged(&mut self, message: &Stored, broker: &Broker) {
+        self.count("messages purged once they were durable");
+        let Some(Described { origin, end, .. }) = self.described(message) else { return };
+        let sinks = self.sinks.iter().filter_map(|(name, origins)| Some((name, origins.get(&origin)?)));
+        let lacking = sinks.filter(|(_, delivered)| delivered.committed < end as usize);
+        let mut wrong: Vec<_> = lacking
+            .map(|(name, delivered)| {
+                let has = delivered.committed;
+                format!("{origin} up to {end} was purged, and {name} has only {has} of it")
+            })
+            .collect();
+        // Where it is the only one left, somebody else deleted what came after it.
+        if !self.deleted
+            && broker.stream(&self.stream).is_some_and(|stream| stream.last_of(&message.subject).is_none())
+        {
+            wrong.push(format!("the last message of {origin} was purged"));
+        }
+        wrong.into_iter().for_each(|wrong| self.violate(wrong));
     }
 
     /// Of the bytes of a log from `start` to `end` those that nobody has any more may be missing.
     fn allow_lack(&mut self, origin: &Origin, start: usize, end: usize, broker: &Broker) {
         let held = broker.stream(&self.stream).map(|stream| self.held_by(stream, origin)).unwrap_or_default();
         let Some(oldest) = self.logs.get(origin).map(|log| log.oldest) else { return };
-        self.allow(origin, |byte| (start..end).contains(&byte) && byte < oldest && !held.contains(&byte));
+        let lost = |byte| (start..end).contains(&byte) && byte < oldest && !held.contains(&byte);
+        self.allow(origin, true, lost);
     }
 
-    fn allow(&mut self, origin: &Origin, lost: impl Fn(usize) -> bool) {
-        for delivered in self.sinks.values_mut().filter_map(|origins| origins.get_mut(origin)) {
+    /// These bytes may be missing: to all sinks, or only to those that ask nobody.
+    fn allow(&mut self, origin: &Origin, to_all: bool, lost: impl Fn(usize) -> bool) {
+        let of_origin = self.sinks.values_mut().filter_map(|origins| origins.get_mut(origin));
+        for delivered in of_origin.filter(|delivered| to_all || !delivered.asks) {
             let committed = delivered.committed;
             for (byte, may_lack) in delivered.may_lack.iter_mut().enumerate().skip(committed) {
                 *may_lack |= lost(byte);

@@ -18,7 +18,7 @@ use super::broker::Broker;
 use super::disk::{Disk, epoch_of};
 use super::logs::{lines, origin};
 use super::network::Network;
-use super::plan::{Fault, FaultKind, Plan, QUIET_AFTER};
+use super::plan::{Fault, FaultKind, PATIENT_SECONDS, Plan, QUIET_AFTER};
 use super::truth::{SharedTruth, Truth, lock};
 
 /// What came of a run.
@@ -68,6 +68,9 @@ pub(super) enum Later {
 
 /// The stream of all runs.
 pub(super) const STREAM: &str = "LOGS";
+
+/// Its commit floor.
+pub(super) const FLOOR: &str = "LOGS_floor";
 
 /// How long everything may take once nothing goes wrong any more, in virtual milliseconds: a few of the longest
 /// pauses.
@@ -130,14 +133,15 @@ impl World {
             "subject": "s",
             "framing": if plan.line_framing { "line" } else { "batch" },
             "compression": if plan.compressed { "zstd" } else { "none" },
-            "stream": { "name": STREAM, "create": true, "floor": false },
+            "stream": { "name": STREAM, "create": true, "floor": plan.floor,
+                "gap_wait": format!("{}s", plan.gap_wait_seconds) },
         });
         if let Some(partitions) = plan.partitions {
             table["partitions"] = json!(partitions);
         }
         let subjects = Nats::deserialize(&table).expect("a table").subjects();
         let mut random = fastrand::Rng::with_seed(plan.seed ^ 0xb17e);
-        let mut books = Truth::new(STREAM, subjects.clone());
+        let mut books = Truth::new(STREAM, plan.floor, subjects.clone());
         let mut origins = Vec::new();
         for (host, logs) in plan.hosts.iter().enumerate() {
             for log in 0..*logs {
@@ -157,7 +161,8 @@ impl World {
                 let subject = subjects.publish(origin);
                 filters.iter().any(|filter| covers(filter, &subject))
             });
-            lock(&truth).add_sink(&name, mine.cloned());
+            let asks = plan.tells[number] && plan.gap_wait_seconds == PATIENT_SECONDS;
+            lock(&truth).add_sink(&name, asks, mine.cloned());
             Disk::new(&name, filters.clone(), truth.clone(), network.clone())
         });
         let disks: Vec<_> = disks.collect();
