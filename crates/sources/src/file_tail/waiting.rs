@@ -26,10 +26,9 @@ impl Tail {
         let is_found =
             |path: &PathBuf| self.discovery.shows(path, None) || files.iter().any(|file| shows(path, file));
         let mut members = log.members.iter().filter(|path| !siblings::is_unreadable(path));
-        // Before a file is truncated its copy appears.
-        let may_be_cut = |log: &Log| !log.generations.is_empty();
+        // Before a file is truncated its copy appears; before the first file nothing can have been.
         let agrees = self.discovery.shows(&log.path, live)
-            && (!may_be_cut(log) || self.discovery.is_current(&log.path))
+            && (log.generations.is_empty() || self.discovery.is_current(&log.path))
             && self.discovery.is_still(&log.path)
             && files.iter().all(|file| file.is_held() || shows(&file.path, file))
             && members.all(is_found);

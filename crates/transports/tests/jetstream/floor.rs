@@ -91,7 +91,7 @@ async fn three_messages(nats: &Nats) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_origins_of_one_commit_are_told_and_a_slow_server_is_not_flooded() {
+async fn many_origins_of_one_commit_are_all_told() {
     let server = NatsServer::jetstream();
     let nats = plain(&server);
     let context = context(false);
