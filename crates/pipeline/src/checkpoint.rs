@@ -155,12 +155,11 @@ impl Checkpoint {
                 None => 0,
             },
         };
-        let unknown_loss = batch.span() == 0;
         if batch.start > end {
             Admission::Gap { expected: end }
         } else if batch.start == end {
             Admission::Pass
-        } else if batch.end() <= end || unknown_loss {
+        } else if batch.end() <= end {
             Admission::Duplicate
         } else {
             Admission::Cut(end - batch.start)

@@ -22,6 +22,7 @@ mod api;
 mod cli_context;
 mod client;
 mod config;
+mod continuity;
 mod connect;
 mod core_receiver;
 mod core_sender;

@@ -11,7 +11,7 @@ use anyhow::Result;
 use bytes::BytesMut;
 use fshipper_pipeline::{Batch, BudgetLease, Content, Origin};
 use futures::StreamExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
@@ -88,6 +88,9 @@ impl Publisher {
         orders: mpsc::Receiver<Order>,
         held: Arc<Held>,
     ) -> Self {
+        for (origin, tail) in &tails {
+            shipper.continuity.note(origin, tail);
+        }
         let known = |tail| Lane { tail: Some(tail), ..Lane::default() };
         Self {
             shipper,
@@ -110,6 +113,8 @@ impl Publisher {
     ///
     /// The stream cannot be published to as it was found.
     pub(super) async fn run(mut self) -> Result<()> {
+        let mut link = self.shipper.api.requests().connection().reconnects();
+        let mut check: OptionFuture<BoxFuture<'static, Result<(), Stop>>> = OptionFuture::default();
         loop {
             self.launch();
             if self.under_way.is_empty()
@@ -123,6 +128,18 @@ impl Publisher {
             tokio::select! {
                 biased;
                 Some(landing) = self.under_way.next() => self.land(landing)?,
+                // A log that is idle has no other way to notice that the broker went back.
+                Some(checked) = &mut check => {
+                    check = OptionFuture::default();
+                    if let Err(Stop::Failed(error)) = checked {
+                        return Err(error);
+                    }
+                }
+                Ok(()) = link.changed() => {
+                    let shipper = self.shipper.clone();
+                    let whole: BoxFuture<'static, _> = Box::pin(async move { shipper.is_whole().await.map(drop) });
+                    check = Some(whole).into();
+                }
                 order = self.orders.recv(), if has_room => match order {
                     Some(Order::Publish(batch)) => self.enqueue(batch),
                     Some(Order::Flush(flush)) => self.flush = Some(flush),

@@ -21,6 +21,7 @@ use serde::Deserialize;
 
 use super::api::{Api, ApiError, Refusal};
 use super::config::Framing;
+use super::continuity::Continuity;
 use super::outcome::{self, Outcome, Stop};
 use super::places::Places;
 use super::requests::Failure;
@@ -46,6 +47,7 @@ pub(super) struct Shipper {
     full: Mutex<Complaint>,
     /// Somebody else publishes our logs.
     rival: Mutex<Complaint>,
+    pub(super) continuity: Continuity,
     /// Where those ended before that are sent again from further down.
     reached: OnceLock<HashMap<Origin, (Epoch, u64)>>,
 }
@@ -73,8 +75,8 @@ const ATOMIC_BATCH_MESSAGES: usize = 1000;
 const JETSTREAM_HEADER_BYTES: usize = 256;
 
 /// The pauses between attempts while the stream does not take anything.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(5);
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub(super) const RETRY_MOST: Duration = Duration::from_secs(5);
 
 /// How often load alone may keep an origin waiting before it is worth a report.
 const MAX_QUIET_REFUSALS: u32 = 6;
@@ -96,6 +98,7 @@ impl Shipper {
         encoding: Encoding,
     ) -> Self {
         Self {
+            continuity: Continuity::new(api.requests().connection().client.connects()),
             atomic: AtomicBool::new(stream.atomic),
             api,
             stream,
@@ -160,6 +163,7 @@ impl Shipper {
             match self.publish(&subject, &parcel, places, tail.sequence).await? {
                 Outcome::Stored(sequence) => {
                     tail = Tail { sequence, end: Some((batch.epoch, parcel.batch.end())) };
+                    self.continuity.note(&batch.origin, &tail);
                     rest = after(batch, offset_of(&tail));
                     (backoff, vain_attempts, refusals) = (Backoff::new(RETRY_FIRST, RETRY_MOST), 0, 0);
                 }
@@ -301,6 +305,7 @@ impl Shipper {
                 if end > parcel.batch.end() {
                     self.complain_of_rival(&origin);
                 }
+                self.continuity.note(&origin, &tail);
                 return Ok((tail, after(batch, end)));
             }
             Verdict::Continue(tail) => {
@@ -331,7 +336,7 @@ impl Shipper {
     }
 
     /// The last message of a subject. The answer is at least as new as `last_sequence`: a replica may lag.
-    async fn ask(&self, subject: &Subject, last_sequence: u64) -> Result<Option<Last>, Stop> {
+    pub(super) async fn ask(&self, subject: &Subject, last_sequence: u64) -> Result<Option<Last>, Stop> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
         let mut questions = 0;
         loop {
@@ -365,6 +370,9 @@ impl Shipper {
     /// Whether an origin that the stream has nothing of any more is missing because the stream let go of its
     /// oldest messages, and no other reason.
     async fn was_taken_by_retention(&self, tail: &Tail) -> Result<bool, Stop> {
+        if !self.is_whole().await? {
+            return Ok(false);
+        }
         let stream = self.stream.refreshed(&self.api).await.map_err(Stop::Failed)?;
         Ok(stream.is_same_as(&self.stream) && stream.first_sequence > tail.sequence)
     }
@@ -374,6 +382,11 @@ impl Shipper {
             let name = &self.stream.name;
             tracing::warn!("stream `{name}` does not allow atomic batches any more: lines go one by one");
         }
+    }
+
+    /// How often there was a connection, this one included.
+    pub(super) fn connects(&self) -> u64 {
+        self.api.requests().connection().client.connects()
     }
 
     fn max_payload(&self) -> usize {

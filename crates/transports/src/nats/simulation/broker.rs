@@ -66,8 +66,21 @@ pub(super) struct Stored {
 /// What happened to a message.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    Stored { stream: String, sequence: u64, message: Stored, before: Option<Stored> },
-    Removed { stream: String, message: Stored, why: Removal },
+    Stored {
+        stream: String,
+        sequence: u64,
+        message: Stored,
+        before: Option<Stored>,
+    },
+    Removed {
+        stream: String,
+        message: Stored,
+        why: Removal,
+    },
+    /// The stream is gone, and one made anew gives its sequences again, whether or not it still held anything.
+    Deleted {
+        stream: String,
+    },
 }
 
 /// Why a message is gone.
@@ -194,6 +207,7 @@ impl Broker {
             message,
             why: Removal::WentBack,
         }));
+        self.changes.push(Change::Deleted { stream: name.to_owned() });
         stream.consumers.into_values().flat_map(Consumer::end).collect()
     }
 

@@ -135,7 +135,10 @@ impl Truth {
         let mut removed = false;
         for change in changes {
             match change {
-                Change::Stored { stream, .. } | Change::Removed { stream, .. } if *stream != self.stream => {}
+                Change::Stored { stream, .. }
+                | Change::Removed { stream, .. }
+                | Change::Deleted { stream }
+                    if *stream != self.stream => {}
                 Change::Stored { sequence, message, before, .. } => {
                     self.stored(*sequence, message, before.as_ref());
                 }
@@ -143,6 +146,7 @@ impl Truth {
                     removed = true;
                     self.removed(message, *why, broker);
                 }
+                Change::Deleted { .. } => self.went_back = true,
             }
         }
         if removed {
