@@ -15,10 +15,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
+use fshipper_pipeline::Ends;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Api, ApiError, codes};
 use super::pattern::covers;
+use super::pull::{Deliver, Selection};
 use super::requests::Failure;
 use super::stream::{Stream, list};
 use super::subject::Subjects;
@@ -130,6 +132,35 @@ impl FloorPlan {
         Err(Problem::Unavailable(format!(
             "the stream `{name}` takes {has} and not `{wanted}`: add it with `nats stream edit`"
         )))
+    }
+
+    /// What `fshipper check --connect` says of it: it is no error when there is none, and nothing is created.
+    pub(super) async fn probe(&self, api: &Api, ends: Ends, host: &[u8]) -> String {
+        let name = &self.name;
+        let missing = Stream::look_at(api, name).await;
+        if self.create && missing.is_err_and(|error| error.err_code() == codes::STREAM_NOT_FOUND) {
+            let subject = self.all_subjects();
+            return format!(
+                "commit floor: stream `{name}` does not exist and will be created with `{subject}`"
+            );
+        }
+        match self.look(api, ends, host).await {
+            Ok(found) => format!("commit floor: stream `{name}`{found}"),
+            Err(Problem::Unavailable(reason)) => format!("no commit floor: {reason}"),
+            Err(Problem::Broken(error)) => format!("no commit floor now: {error:#}"),
+        }
+    }
+
+    /// Only a producer reads notices, and may.
+    async fn look(&self, api: &Api, ends: Ends, host: &[u8]) -> Result<String, Problem> {
+        let stream = self.open(api).await?;
+        if !ends.sends() {
+            return Ok(String::new());
+        }
+        let filters = vec![self.subjects.restore_filter(host)];
+        let selection = Selection { deliver: Deliver::LastPerSubject, filters, headers_only: true };
+        let notices = selection.count(api, &stream).await.map_err(|error| self.unreadable(error))?;
+        Ok(format!(" knows {notices} logs of this host"))
     }
 
     async fn create(&self, api: &Api) -> Result<Stream, ApiError> {

@@ -92,9 +92,9 @@ pub(super) async fn probe(
     settings: &Settings,
 ) -> Result<Vec<String>> {
     let api = Api::new(Requests::new(connection).await?);
-    let (plan, subjects) = (plan(nats, stream), nats.subjects());
+    let (plan, floor, subjects) = (plan(nats, stream), floor(nats, stream), nats.subjects());
     let filters = subjects.receive(nats.read_partitions.as_deref());
-    probe::probe(&api, &plan, &subjects, &filters, ends, settings.host.as_bytes()).await
+    probe::probe(&api, &plan, floor.as_ref(), &subjects, &filters, ends, settings.host.as_bytes()).await
 }
 
 fn floor(nats: &Nats, table: &StreamTable) -> Option<FloorPlan> {

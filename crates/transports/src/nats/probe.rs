@@ -7,6 +7,7 @@ use async_nats::message::OutboundMessage;
 use fshipper_pipeline::{Ends, Origin};
 
 use super::api::{Api, codes};
+use super::floor::FloorPlan;
 use super::pull::{Deliver, Selection};
 use super::restore::{last_of, restore};
 use super::stream::{self, End, Plan, Stream, list};
@@ -21,6 +22,24 @@ const NEVER_REACHED: u64 = 1 << 53;
 ///
 /// What is missing or forbidden, with the remedy.
 pub(super) async fn probe(
+    api: &Api,
+    plan: &Plan,
+    floor: Option<&FloorPlan>,
+    subjects: &Subjects,
+    filters: &[String],
+    ends: Ends,
+    host: &[u8],
+) -> Result<Vec<String>> {
+    let mut found = probe_data(api, plan, subjects, filters, ends, host).await?;
+    found.push(match floor {
+        Some(floor) => floor.probe(api, ends, host).await,
+        None => "no commit floor: `floor = false`".to_owned(),
+    });
+    Ok(found)
+}
+
+/// The stream of the data.
+async fn probe_data(
     api: &Api,
     plan: &Plan,
     subjects: &Subjects,

@@ -162,11 +162,26 @@ async fn a_check_says_what_is_there() {
     let nats = plain(&server);
     let probe = async || nats.probe(Ends::Both, settings(1_000_000)).await.unwrap().join("\n");
     let before = probe().await;
-    assert!(before.contains("will be created"), "{before}");
+    assert!(before.contains("stream `LOGS` does not exist and will be created"), "{before}");
+    assert!(before.contains("stream `LOGS_floor` does not exist and will be created"), "{before}");
     publish(&nats, &log("/log"), "one\n").await;
     let after = probe().await;
     assert!(after.contains("messages: 1") && after.contains("logs of this host in it: 1"), "{after}");
     assert!(after.contains("may publish to `shipper.web1.example.net.*`"), "{after}");
     assert!(after.contains("messages that match `shipper`, `shipper.>`: 1"), "{after}");
+    assert!(after.contains("commit floor: stream `LOGS_floor` knows 0 logs of this host"), "{after}");
     assert_eq!(messages(&server).await, 1, "nothing is stored");
+
+    let stream = json!({ "name": "LOGS", "floor": false });
+    let without = table(&server.url(), json!({ "stream": stream }));
+    let without = without.probe(Ends::Both, settings(1_000_000)).await.unwrap().join("\n");
+    assert!(without.contains("no commit floor: `floor = false`"), "{without}");
+    operator(&server).await.delete_stream("LOGS_floor").await.unwrap();
+    let stream = json!({ "name": "LOGS" });
+    let missing = table(&server.url(), json!({ "stream": stream }));
+    let missing = missing.probe(Ends::Both, settings(1_000_000)).await.unwrap().join("\n");
+    assert!(
+        missing.contains("no commit floor: there is no stream `LOGS_floor`: create it with"),
+        "{missing}"
+    );
 }
