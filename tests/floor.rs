@@ -363,3 +363,27 @@ fn once_fails_when_bytes_are_missing_and_ends_well_when_they_came() {
         assert_identical(pair.log.expected(), &pair.scene.path(OUTPUT));
     });
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_consumers_that_both_tell_are_named_to_the_producer_and_lose_nothing() {
+    let mut pair = Pair::new(12);
+    let stream = "stream = { name = 'LOGS', create = true }";
+    let other = Pipeline::new().nats(&pair.server.url(), stream);
+    other.rotating_file("other/{host}.log").write(&pair.scene, "other.toml");
+    pair.start_both();
+    let running = pair.scene.run(&["other.toml"]).start();
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let says = |pair: &Pair| pair.running[PRODUCER].as_ref().expect("it runs").stderr();
+    while !says(&pair).contains("both tell how far they have") {
+        assert!(std::time::Instant::now() < deadline, "{}", says(&pair));
+        pair.write_messages(1).await;
+    }
+    let said = says(&pair);
+    let warning = said.lines().find(|line| line.contains("both tell how far")).unwrap();
+    for part in ["/consumer`", "/other`", "`floor = false`"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    pair.assert_arrives();
+    pair.scene.assert_arrives(pair.log.expected(), "other/web1.example.net.log");
+    running.stop(DEADLINE).expect_code(0);
+}
