@@ -1,10 +1,15 @@
 //! Commands, exit codes and messages.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
-use fshipper_testing::{DEADLINE, wait_until};
+use fshipper_testing::{DEADLINE, Running, wait_until};
 
 use crate::support::{Pipeline, Scene, length};
+use crate::surroundings::{in_shell, works};
 
 fn local(scene: &Scene, name: &str) {
     Pipeline::new().tail("*.log").rotating_file("out/{file}").write(scene, name);
@@ -26,7 +31,7 @@ fn version_and_help_are_printed() {
     }
     let help = scene.fshipper().arguments(["run", "--help"]).finish().expect_code(0);
     let help = String::from_utf8(help.stdout).unwrap();
-    for option in ["--once", "--state-dir", "--log-format", "--verbose", "--quiet"] {
+    for option in ["--once", "--state-dir", "--health", "--log-format", "--verbose", "--quiet"] {
         assert!(help.contains(option), "`{option}` is missing in:\n{help}");
     }
 }
@@ -166,4 +171,101 @@ fn a_file_that_cannot_be_read_is_reported_once_and_the_others_go_on() {
     assert_eq!(fs::read(scene.path("out/app.log")).unwrap(), b"one\n");
     let reports = finished.stderr.lines().filter(|line| line.contains("directory.log")).count();
     assert!(reports <= 1, "{}", finished.stderr);
+}
+
+#[test]
+fn a_directory_that_may_not_be_entered_is_named_once_and_the_others_go_on() {
+    let scene = Scene::new();
+    let is_root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    // Permissions do not bind root: be somebody else.
+    let nobody: &[&str] = match is_root {
+        true => &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+        false => &["env"],
+    };
+    let trial = [&nobody[1..], &[env!("CARGO_BIN_EXE_fshipper"), "--version"]].concat();
+    if !works("the binary cannot be run as another user", nobody[0], &trial) {
+        return;
+    }
+    let mode =
+        |name: &str, mode| fs::set_permissions(scene.path(name), Permissions::from_mode(mode)).unwrap();
+    Pipeline::new().tail("*/*.log").rotating_file("out/{file}").write(&scene, "local.toml");
+    scene.write("logs/open/app.log", "one\n");
+    scene.write("logs/closed/other.log", "two\n");
+    mode("", 0o777);
+    mode("logs/closed", 0);
+    let script = format!("exec {} \"$0\" \"$@\"", nobody.join(" "));
+    let run = in_shell(&scene, &script, &["run", "local.toml"]).start();
+    let warnings = || {
+        let said = run.stderr();
+        said.lines().filter(|line| line.contains("WARN") && line.contains("logs/closed")).count()
+    };
+    wait_until(DEADLINE, "the directory is named", || warnings() > 0);
+    wait_until(DEADLINE, "the other one is read", || length(&scene.path("out/app.log")) > 0);
+    mode("logs/closed", 0o755);
+    wait_until(DEADLINE, "it is read too", || length(&scene.path("out/other.log")) > 0);
+    assert_eq!(warnings(), 1, "{}", run.stderr());
+    run.stop(DEADLINE).expect_code(0);
+}
+
+/// The address that `--health` answers at.
+fn health_address(run: &Running) -> String {
+    wait_until(DEADLINE, "it says where it listens", || run.stderr().contains("/healthz"));
+    let said = run.stderr();
+    let (_, address) = said.split_once("health: http://").unwrap();
+    address.split('/').next().unwrap().to_owned()
+}
+
+/// The whole answer to a request.
+fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn health_says_that_all_is_well_and_counts_for_prometheus() {
+    let scene = Scene::new();
+    local(&scene, "local.toml");
+    let run = scene.run(&["--health", "127.0.0.1:0", "local.toml"]).start();
+    let address = health_address(&run);
+    let metrics = || ask(&address, "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n");
+    let committed = "\nfshipper_committed_bytes_total{pipeline=\"local\",hop=\"written\"} 4\n";
+    wait_until(DEADLINE, "the commit is counted", || metrics().contains(committed));
+    let answer = ask(&address, "GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nlocal written: ok\n"), "{answer}");
+    assert!(metrics().starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(ask(&address, "HEAD /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"));
+    assert!(ask(&address, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+    // What is no request, or none that ends, is no reason to stop answering.
+    let idle: Vec<_> = (0..4).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    assert!(ask(&address, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    assert!(metrics().contains(committed));
+    drop(idle);
+    // The address is taken now.
+    let other = scene.run(&["--health", &address, "--state-dir", "other", "local.toml"]).finish();
+    let said = other.expect_code(2).stderr;
+    assert!(said.contains(&format!("cannot listen on `{address}`")), "{said}");
+    run.stop(DEADLINE).expect_code(0);
+}
+
+#[test]
+fn health_says_which_hop_is_not_open() {
+    let scene = Scene::new();
+    // Nobody listens at a port that was just free.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("nats://127.0.0.1:{port}");
+    Pipeline::new().tail("*.log").jetstream(&url).write(&scene, "producer.toml");
+    local(&scene, "local.toml");
+    let run = scene.run(&["--health", "127.0.0.1:0", "producer.toml", "local.toml"]).start();
+    let address = health_address(&run);
+    let health = || ask(&address, "GET /healthz HTTP/1.1\r\n\r\n");
+    wait_until(DEADLINE, "one hop works", || health().contains("\nlocal written: ok\n"));
+    let answer = health();
+    assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+    assert!(answer.contains("\r\n\r\nproducer sent: not open: its log says why\n"), "{answer}");
+    run.stop(DEADLINE).expect_code(0);
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use fshipper_testing::{DEADLINE, LogWriter, Running, compare, wait_until};
+use fshipper_testing::{DEADLINE, LogWriter, NatsServer, Running, compare, wait_until};
 
 use crate::support::{HOST, Pipeline, Scene, assert_identical, length};
 use crate::surroundings::{SmallDisk, works};
@@ -240,6 +240,99 @@ fn an_output_below_the_patterns_of_the_source_is_left_out_by_exclude() {
     for _ in 0..2 {
         log.write_lines(100);
         scene.run(&["--once", "local.toml"]).finish().expect_code(0);
+    }
+    assert_eq!(scene.files_below("logs/central"), ["app.log"]);
+    assert_identical(log.expected(), &scene.path("logs/central/app.log"));
+}
+
+/// What `check` says about pipelines that run together, each an include pattern and a path to write to.
+#[track_caller]
+fn check_together(pipelines: &[(&str, &str)], code: i32) -> String {
+    let scene = Scene::new();
+    let mut names = Vec::new();
+    for (include, path) in pipelines {
+        let name = format!("{}.toml", names.len() + 1);
+        let source = format!("include = '{include}'");
+        Pipeline::new().table("source", "file_tail", &source).rotating_file(path).write(&scene, &name);
+        names.push(name);
+    }
+    let checked = scene.fshipper().argument("check").arguments(names).finish();
+    checked.expect_code(code).stderr
+}
+
+#[test]
+fn a_pipeline_that_would_read_what_it_writes_is_refused_and_told_the_remedy() {
+    for (include, path, written) in [
+        ("logs/**/*.log", "logs/central/{file}", "logs/central/x.log"),
+        ("logs/**", "logs/central/{host}/{file}.%Y", "logs/central/web1.example.net/x."),
+        ("logs/*.log", "logs/all.log", "logs/all.log"),
+        ("logs/app.log", "logs/{file}", "logs/app.log"),
+    ] {
+        let said = check_together(&[(include, path)], 2);
+        for word in ["lines would go in a circle", "`1.toml`", "`exclude`", include, path, written] {
+            assert!(said.contains(word), "`{word}` is missing in:\n{said}");
+        }
+    }
+    // The folder may be reached as long as no file in it is read.
+    check_together(&[("logs/*.log", "logs/central/{file}")], 0);
+    check_together(&[("logs/**/*.log", "logs/central/{host}/{file}.%Y%m%d")], 0);
+}
+
+#[test]
+fn pipelines_that_would_feed_each_other_are_refused_together_and_not_alone() {
+    let (there, back) = (("logs/a/*", "logs/b/{file}"), ("logs/b/*", "logs/a/{file}"));
+    let said = check_together(&[there, back], 2);
+    assert!(said.contains("`1.toml`") && said.contains("`2.toml`"), "{said}");
+    check_together(&[there, ("logs/b/*", "logs/c/{file}"), ("logs/c/*", "logs/a/{file}")], 2);
+    check_together(&[there], 0);
+    check_together(&[there, ("logs/b/*", "logs/c/{file}")], 0);
+}
+
+#[test]
+fn a_circle_through_a_broker_is_refused_and_a_relay_is_not() {
+    let scene = Scene::new();
+    let (near, far) = ("nats://127.0.0.1:4222", "nats://127.0.0.1:4223");
+    Pipeline::new()
+        .jetstream(near)
+        .rotating_file("logs/central/{host}/{file}")
+        .write(&scene, "consumer.toml");
+    for (name, url) in [("back.toml", near), ("relay.toml", far)] {
+        Pipeline::new().tail("central/**").jetstream(url).write(&scene, name);
+    }
+    let check = |names: &[&str]| scene.fshipper().argument("check").arguments(names).finish();
+    let said = check(&["back.toml", "consumer.toml"]).expect_code(2).stderr;
+    assert!(said.contains("in a circle") && said.contains("`consumer.toml` writes"), "{said}");
+    check(&["relay.toml", "consumer.toml"]).expect_code(0);
+}
+
+#[test]
+fn nothing_is_begun_by_pipelines_that_would_go_in_a_circle() {
+    let scene = Scene::new();
+    Pipeline::new().tail("**").rotating_file("logs/central/{file}").write(&scene, "local.toml");
+    scene.write("logs/app.log", "one\n");
+    scene.run(&["--once", "local.toml"]).finish().expect_code(2);
+    assert_eq!(scene.files_below("logs"), ["app.log"]);
+}
+
+#[test]
+fn an_output_that_comes_back_over_the_broker_is_held_and_other_logs_go_on() {
+    let (scene, server) = (Scene::new(), NatsServer::jetstream());
+    Pipeline::new().tail("**").jetstream(&server.url()).write(&scene, "producer.toml");
+    let consumer = Pipeline::new().jetstream(&server.url());
+    consumer.rotating_file("logs/central/{file}").write(&scene, "consumer.toml");
+    let mut log = scene.log("app.log", 1);
+    log.write_lines(100);
+    let running = ["consumer.toml", "producer.toml"].map(|file| scene.run(&[file]).start());
+    wait_until(DEADLINE, "it is noticed", || running[0].stderr().contains("lines would go in a circle"));
+    for _ in 0..3 {
+        log.write_lines(100);
+        scene.assert_arrives(log.expected(), "logs/central/app.log");
+    }
+    let said = running[0].stderr();
+    let report = said.lines().find(|line| line.contains("cannot go on")).unwrap();
+    assert!(report.contains("ERROR") && report.contains("logs/central/") && report.contains("`exclude`"));
+    for run in running {
+        run.stop(DEADLINE).expect_code(0);
     }
     assert_eq!(scene.files_below("logs/central"), ["app.log"]);
     assert_identical(log.expected(), &scene.path("logs/central/app.log"));

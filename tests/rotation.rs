@@ -26,16 +26,17 @@ struct Rotated {
     is_renamed: bool,
 }
 
-const MODES: [Rotated; 9] = [
+const MODES: [Rotated; 10] = [
     Rotated { name: "create", how: "create", is_renamed: true },
     Rotated { name: "nocreate", how: "nocreate", is_renamed: true },
     Rotated { name: "dateext", how: "dateext\ndateformat -%s\ncreate", is_renamed: true },
     Rotated { name: "compress", how: "create\ncompress", is_renamed: true },
     Rotated { name: "delaycompress", how: "create\ncompress\ndelaycompress", is_renamed: true },
     Rotated { name: "olddir", how: "create\nolddir ../old", is_renamed: true },
-    // Its program must let go of the file before it is copied: what is written later goes into a deleted one.
+    // What its program writes before it opens its log again goes into a file that is deleted by then.
+    Rotated { name: "renamecopy", how: "renamecopy\ncreate", is_renamed: true },
     Rotated {
-        name: "renamecopy",
+        name: "renamecopy-reopened",
         how: "renamecopy\nnocreate\npostrotate\nREOPEN\nendscript",
         is_renamed: true,
     },

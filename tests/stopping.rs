@@ -77,6 +77,7 @@ fn a_full_disk_makes_it_wait_and_a_stop_meanwhile_loses_nothing() {
     log.write_lines(10_000);
     wait_until(DEADLINE, "it says that the disk is full", || run.stderr().contains("waiting for room"));
     let said = run.stop(DEADLINE).expect_code(0).stderr;
+    assert!(said.contains("then leaving; after 500ms, `drain_timeout`, in any case"), "{said}");
     assert!(said.contains("bytes stay in the source"), "{said}");
 
     // A start on a full disk waits as well.

@@ -1,5 +1,6 @@
 //! The command line, as types.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -49,6 +50,9 @@ pub(crate) struct Run {
     /// Where pipelines keep their state, instead of what their files say
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Answer HTTP here: /healthz says whether all is well, /metrics counts for Prometheus
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) health: Option<SocketAddr>,
     /// How log lines look on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,

@@ -20,6 +20,7 @@ use fshipper_transports as _;
 mod allocator;
 mod arguments;
 mod check;
+mod health;
 mod logging;
 mod plugins;
 mod run;
@@ -33,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use fshipper_pipeline::Plugin;
-use fshipper_pipeline::config::{self, Environment, Options, Pipeline};
+use fshipper_pipeline::config::{self, Environment, Feedback, Options, Pipeline};
 
 use arguments::{Arguments, Command};
 
@@ -92,6 +93,10 @@ fn load(files: &[PathBuf], state_dir: Option<&PathBuf>, once: bool) -> Result<Ve
                 later.settings.name,
             ));
         }
+    }
+    if let Some(feedback) = Feedback::find(&pipelines) {
+        wrong = true;
+        eprint(&format!("error: {feedback}\n"));
     }
     if wrong { Err(ExitCode::from(MISUSED)) } else { Ok(pipelines) }
 }

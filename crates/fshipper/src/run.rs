@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use fshipper_pipeline::config::Pipeline;
-use fshipper_pipeline::{Control, RunError};
+use fshipper_pipeline::{Control, Monitor, RunError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Run;
 use crate::logging::Logs;
-use crate::{FAILED, MISUSED, complain, load, logging, signals};
+use crate::{FAILED, MISUSED, complain, health, load, logging, signals};
 
 /// Files and directories are read and synced on threads of their own; more than these would only queue at
 /// the disk.
@@ -27,7 +27,13 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
         .build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(run_pipelines(pipelines, logs.clone()));
+            let monitor = Monitor::default();
+            if let Some(address) = arguments.health
+                && let Err(error) = runtime.block_on(health::serve(address, monitor.clone()))
+            {
+                return complain(MISUSED, format!("{error:#}"));
+            }
+            let result = runtime.block_on(run_pipelines(pipelines, &monitor, logs.clone()));
             // A blocked read of stdin must not keep the process alive.
             runtime.shutdown_background();
             result
@@ -48,11 +54,12 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
     }
 }
 
-async fn run_pipelines(pipelines: Vec<Pipeline>, logs: Logs) -> Result<(), Vec<RunError>> {
+async fn run_pipelines(pipelines: Vec<Pipeline>, monitor: &Monitor, logs: Logs) -> Result<(), Vec<RunError>> {
+    let drain_timeout = pipelines.iter().map(|pipeline| pipeline.settings.drain_timeout).max();
     let stop = CancellationToken::new();
     let (hangup, hangups) = watch::channel(0);
-    if let Err(error) = signals::handle(stop.clone(), hangup, logs) {
+    if let Err(error) = signals::handle(stop.clone(), hangup, drain_timeout.unwrap_or_default(), logs) {
         tracing::warn!("cannot handle signals: {error}; a stop is then a kill, which loses nothing");
     }
-    fshipper_pipeline::run(pipelines, Control { stop, hangups }).await
+    fshipper_pipeline::run_monitored(pipelines, Control { stop, hangups }, monitor).await
 }

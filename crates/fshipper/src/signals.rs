@@ -1,6 +1,7 @@
 //! What signals mean to a running shipper.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -9,8 +10,13 @@ use tokio_util::sync::CancellationToken;
 use crate::logging::Logs;
 
 /// Handles SIGTERM, SIGINT and SIGHUP for as long as the process lives: the first of the former two cancels
-/// `stop`, the second exits at once; SIGHUP raises the number that `hangups` holds.
-pub(crate) fn handle(stop: CancellationToken, hangups: watch::Sender<u64>, logs: Logs) -> io::Result<()> {
+/// `stop`, and the pipelines leave within `drain_timeout`, the second exits at once; SIGHUP raises the number that `hangups` holds.
+pub(crate) fn handle(
+    stop: CancellationToken,
+    hangups: watch::Sender<u64>,
+    drain_timeout: Duration,
+    logs: Logs,
+) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -30,7 +36,9 @@ pub(crate) fn handle(stop: CancellationToken, hangups: watch::Sender<u64>, logs:
                 logs.finish();
                 std::process::exit(crate::FAILED.into());
             }
-            tracing::info!("{name}: shipping what was read, then leaving");
+            tracing::info!(
+                "{name}: shipping what was read, then leaving; after {drain_timeout:?}, `drain_timeout`, in any case"
+            );
             stop.cancel();
         }
     });

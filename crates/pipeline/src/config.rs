@@ -39,6 +39,7 @@ mod document;
 mod environment;
 mod error;
 mod explain;
+mod feedback;
 mod interpolate;
 mod nearest;
 mod reader;
@@ -50,6 +51,7 @@ mod values;
 
 pub use environment::Environment;
 pub use error::{ConfigError, Problem};
+pub use feedback::Feedback;
 pub use values::{OneOrMany, Period, Secret, Size};
 
 pub(crate) use document::Value;

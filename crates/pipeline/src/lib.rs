@@ -27,6 +27,7 @@ mod journal;
 mod keeper;
 mod merge;
 mod metrics;
+mod monitor;
 mod origin;
 mod plugin;
 mod progress;
@@ -43,13 +44,14 @@ pub use complaint::Complaint;
 pub use context::{Context, Fatal, Settings};
 pub use journal::Journal;
 pub use metrics::{Counts, Metrics};
+pub use monitor::{HopStatus, Monitor};
 pub use origin::{Epoch, Escaped, Origin};
 pub use plugin::{
     Ends, Invalid, Kind, OpenSink, OpenSource, Parts, Plugin, Sink, SinkConfig, Source, SourceConfig,
     Transport, Written,
 };
 pub use progress::{Follower, Gap, News, Progress};
-pub use runner::{Control, RunError, run};
+pub use runner::{Control, RunError, run, run_monitored};
 
 /// What plugins need of other crates, so that a plugin crate names few dependencies of its own.
 pub use anyhow;

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub(crate) losses: AtomicU64,
     pub(crate) origins_held: AtomicU64,
     pub(crate) sessions: AtomicU64,
+    /// Those of them that have ended.
+    pub(crate) ended_sessions: AtomicU64,
     /// What the hop's ends tell each other; here because it counts what is under way.
     pub(crate) progress: Progress,
 }
@@ -69,6 +71,16 @@ impl Metrics {
             sessions: self.sessions.load(Relaxed),
             bytes_behind: self.progress.lag(),
         }
+    }
+
+    /// Whether a session runs.
+    pub(crate) fn is_open(&self) -> bool {
+        self.sessions.load(Relaxed) > self.ended_sessions.load(Relaxed)
+    }
+
+    /// The session that ran, if one did, has ended.
+    pub(crate) fn end_session(&self) {
+        self.ended_sessions.store(self.sessions.load(Relaxed), Relaxed);
     }
 
     pub(crate) fn add(counter: &AtomicU64, amount: u64) {

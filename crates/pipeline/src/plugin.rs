@@ -1,5 +1,6 @@
 //! The contracts a plugin fulfils, and how it is registered.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -154,6 +155,19 @@ pub trait SourceConfig: Sized + Send + Sync + 'static {
         String::new()
     }
 
+    /// For sources that read files: paths of files such as this one reads, there or not. They show before the
+    /// start whether lines would go in a circle. Touches nothing.
+    fn examples(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// For sources that read files: by which of its patterns this one reads the file at `path`, if it does.
+    /// Touches nothing.
+    fn reads(&self, path: &Path) -> Option<String> {
+        let _ = path;
+        None
+    }
+
     /// Opens the source at `from`. Called at every start of a session; the process may have died before.
     ///
     /// # Errors
@@ -184,6 +198,12 @@ pub trait SinkConfig: Sized + Send + Sync + 'static {
     /// What it writes to, in a few words without secrets, for `fshipper check`.
     fn describe(&self) -> String {
         String::new()
+    }
+
+    /// For sinks that write files: where a line of `origin` would go now. Touches nothing.
+    fn writes(&self, origin: &Origin) -> Option<PathBuf> {
+        let _ = origin;
+        None
     }
 
     /// Opens the sink. Called at every start of a session; the process may have died before.

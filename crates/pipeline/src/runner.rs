@@ -20,11 +20,15 @@ use crate::metrics::{Counts, Metrics};
 use crate::plugin::{OpenSink, OpenSource, Parts};
 use crate::pump::{Ended, Memory, Pump, Trouble, pump};
 use crate::state_dir::StateDir;
-use crate::{Backoff, Checkpoint, Context, Fatal, Settings, Sink, Source, Transport};
+use crate::{Backoff, Checkpoint, Context, Fatal, Monitor, Settings, Sink, Source, Transport};
 
 /// The pauses between the sessions of a hop that fails.
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
 const REOPEN_MOST: Duration = Duration::from_secs(30);
+
+/// What the hops are called: by what becomes of what they read.
+const SENT: &str = "sent";
+const WRITTEN: &str = "written";
 
 /// Why the run did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,19 @@ pub struct Control {
 ///
 /// The first failure that opening again could not mend, one for each pipeline that had one.
 pub async fn run(pipelines: Vec<Pipeline>, control: Control) -> Result<(), Vec<RunError>> {
+    run_monitored(pipelines, control, &Monitor::default()).await
+}
+
+/// The same as [`run`], and `monitor` shows how they are.
+///
+/// # Errors
+///
+/// Those of [`run`].
+pub async fn run_monitored(
+    pipelines: Vec<Pipeline>,
+    control: Control,
+    monitor: &Monitor,
+) -> Result<(), Vec<RunError>> {
     let mut locked = Vec::with_capacity(pipelines.len());
     for pipeline in pipelines {
         let settings = &pipeline.settings;
@@ -79,6 +96,7 @@ pub async fn run(pipelines: Vec<Pipeline>, control: Control) -> Result<(), Vec<R
         async move {
             let name = pipeline.settings.name.clone();
             let run = Run::new(pipeline.settings, pipeline.parts, state_dir, control.clone());
+            run.show(monitor);
             let result =
                 run.until_stopped().await.map_err(|error| match run.started.load(Ordering::Relaxed) {
                     true => RunError::Failed { pipeline: name, error },
@@ -138,6 +156,17 @@ impl Run {
         }
     }
 
+    /// Shows the hops that there are.
+    fn show(&self, monitor: &Monitor) {
+        let settings = &self.context.settings;
+        if self.parts.transport.is_some() && !self.parts.sources.is_empty() {
+            monitor.watch(settings, SENT, &self.produced);
+        }
+        if self.parts.sink.is_some() {
+            monitor.watch(settings, WRITTEN, &self.consumed);
+        }
+    }
+
     async fn until_stopped(&self) -> Result<()> {
         let stop = &self.control.stop;
         let mut hops = std::pin::pin!(self.hops());
@@ -153,7 +182,7 @@ impl Run {
                 Err(_) => self.give_up_draining(settings),
             },
         };
-        for (hop, counts) in [("sent", self.produced.counts()), ("written", self.consumed.counts())] {
+        for (hop, counts) in [(SENT, self.produced.counts()), (WRITTEN, self.consumed.counts())] {
             report(settings, hop, &counts);
         }
         result
@@ -199,7 +228,7 @@ impl Run {
                 self.consumer(transport.as_ref(), sink.as_ref(), self.writing_context()).await
             }
             (None, Some(sink)) => {
-                let mut hop = Hop::new(self, "written", &self.consumed);
+                let mut hop = Hop::new(self, WRITTEN, &self.consumed);
                 hop.sessions(async |memory: &mut Memory| {
                     let (sink, from) = self.open_sink(sink.as_ref()).await?;
                     let source = self.open_sources(from.clone(), &self.writing_context()).await?;
@@ -212,7 +241,7 @@ impl Run {
     }
 
     async fn producer(&self, transport: &dyn Transport) -> Result<()> {
-        let mut hop = Hop::new(self, "sent", &self.produced);
+        let mut hop = Hop::new(self, SENT, &self.produced);
         hop.sessions(async |memory: &mut Memory| {
             let (sender, from) = self.open_sender(transport).await?;
             let source = self.open_sources(from.clone(), &self.context).await?;
@@ -222,7 +251,7 @@ impl Run {
     }
 
     async fn consumer(&self, transport: &dyn Transport, sink: &dyn OpenSink, context: Context) -> Result<()> {
-        let mut hop = Hop::new(self, "written", &self.consumed);
+        let mut hop = Hop::new(self, WRITTEN, &self.consumed);
         let context = &context;
         hop.sessions(async |memory: &mut Memory| {
             let (sink, from) = self.open_sink(sink).await?;
@@ -234,7 +263,7 @@ impl Run {
 
     /// Two hops whose transport exists in this process alone: they open, fail and end together.
     async fn linked_hops(&self, transport: &dyn Transport, sink: &dyn OpenSink) -> Result<()> {
-        let mut hop = Hop::new(self, "written", &self.consumed);
+        let mut hop = Hop::new(self, WRITTEN, &self.consumed);
         let context = &self.receiving_context();
         hop.sessions(async |memory: &mut Memory| {
             let (sink, from) = self.open_sink(sink).await?;
@@ -371,6 +400,7 @@ impl<'a> Hop<'a> {
                     },
                 }
             };
+            self.metrics.end_session();
             let worked = self.metrics.counts().commits > commits;
             if worked {
                 backoff.reset();

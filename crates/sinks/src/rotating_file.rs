@@ -8,6 +8,7 @@
 //! | `outputs`, `files` | series of files, who writes to them, which are open |
 //! | `writer`, `commit` | taking batches, making them count |
 //! | `rotation`, `retention`, `compress` | what becomes of a file when it is full or old |
+//! | `refusal` | logs that are not taken: the sink's own output, and more than `max_logs` |
 //! | `ledger`, `lock`, `recovery` | what is known durably, by one owner, and what a start makes of it |
 //! | `confined`, `disk` | the only ways to the disk |
 //! | `sink`, `stop` | the async face, and the thread behind it |
@@ -46,9 +47,11 @@
 //! - **Nothing is written when a period ends:** the file ends with the next line, and no empty file is made.
 //! - **Bytes are lost before they get here:** the loss is noted in `.fshipper/losses.log`, as exactly once as
 //!   everything else. A line that it interrupts is ended, and not joined with what follows.
+//! - **A source on this host reads what this sink writes:** such a log is held, before a line of it is written.
+//! - **There are more logs than `max_logs`:** those that are new are held.
 //! - **The ledger is lost:** everything that the source still has comes again, behind what is there.
 //!
-//! Left out on purpose: a `current` link to the active file, owners of files, a limit on the number of outputs.
+//! Left out on purpose: a `current` link to the active file, owners of files.
 
 mod commit;
 mod compress;
@@ -64,6 +67,7 @@ mod outputs;
 mod path;
 mod period;
 mod recovery;
+mod refusal;
 mod retention;
 mod rotation;
 mod sink;

@@ -8,12 +8,13 @@
 //!
 //! - [`FileTail`]: the configuration;
 //! - `source`: the asynchronous side; `watch`: hints from the kernel, for speed alone;
-//! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch;
-//! - `restoring`: where each log stands at a start; `routing`: which log a path belongs to; `settling`: what
-//!   a log is read from, and what comes next; `losses`: what can never be read;
-//! - `candidates`: which file on disk is which part of a log; `log`: how far one was read;
+//! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch; `open_files`: of how many;
+//! - `opening`, `restoring`: where each log stands at a start; `forgetting`: what is gone for good;
+//! - `routing`: which log a path belongs to; `settling`, `waiting`: what a log is read from, and what comes
+//!   next; `copies`: what only looks as if it came next; `losses`: what can never be read;
+//! - `candidates`: which file on disk is which part of a log; `log`, `reading`: how far one was read;
 //! - `discovery`: which files there are; `patterns`, `siblings`: what their names mean;
-//! - `lines`: where a batch may be cut; `gunzip`, `contents`, `unpacking`: what compressed files hold;
+//! - `lines`: where a batch may be cut; `text`: where the zeros begin that end a file; `gunzip`, `contents`, `unpacking`: what compressed files hold;
 //! - `identity`: how a file is known again; `state`, `place`: what is remembered of it, here and there.
 //!
 //! What it does where users often ask:
@@ -32,6 +33,9 @@
 //!   begun, and to bridge several rotations that nobody saw. One that is older than what was read is left
 //!   alone; one that is younger, and whose place nothing shows, is recorded as a loss.
 //! - A name may be anything, and any bytes are bytes. FIFOs, sockets and devices are never opened.
+//! - Zeros up to the end of a file are nobody's lines: space that was reserved, or what a crash left. They are
+//!   not shipped, and text that takes their place is, also where the size stays what it is. Zeros with text
+//!   behind them are bytes.
 //! - Bytes appended to a rotated file after the next one began come too late: they are recorded as a loss.
 //!   `rotate_wait` must cover its writer.
 //!
@@ -52,14 +56,19 @@
 mod candidates;
 mod config;
 mod contents;
+mod copies;
 mod discovery;
+mod forgetting;
 mod gunzip;
 mod identity;
 mod lines;
 mod log;
 mod losses;
+mod open_files;
+mod opening;
 mod patterns;
 mod place;
+mod reading;
 mod restoring;
 mod routing;
 mod settling;
@@ -69,6 +78,7 @@ mod state;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod text;
 mod turn;
 mod unpacking;
 mod waiting;

@@ -1,6 +1,7 @@
 //! How plugins are found: one line each, collected at link time.
 
 use std::any::type_name;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -11,7 +12,8 @@ use toml::de::ValueDeserializer;
 
 use crate::config::{TableError, Value};
 use crate::{
-    Checkpoint, Context, Ends, Invalid, Kind, Settings, Sink, SinkConfig, Source, SourceConfig, Transport,
+    Checkpoint, Context, Ends, Invalid, Kind, Origin, Settings, Sink, SinkConfig, Source, SourceConfig,
+    Transport,
 };
 
 /// A plugin linked into this binary. Register one with
@@ -170,6 +172,15 @@ pub trait OpenSource: Send + Sync {
     fn validate(&self, settings: &Settings) -> Result<(), (usize, Invalid)>;
     /// What it reads, in a few words.
     fn describe(&self) -> String;
+    /// See [`SourceConfig::examples`].
+    fn examples(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    /// See [`SourceConfig::reads`].
+    fn reads(&self, path: &Path) -> Option<String> {
+        let _ = path;
+        None
+    }
     /// Opens all tables as one source.
     async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>>;
 }
@@ -181,6 +192,11 @@ pub trait OpenSink: Send + Sync {
     fn validate(&self, settings: &Settings) -> Result<(), Invalid>;
     /// What it writes to, in a few words.
     fn describe(&self) -> String;
+    /// See [`SinkConfig::writes`].
+    fn writes(&self, origin: &Origin) -> Option<PathBuf> {
+        let _ = origin;
+        None
+    }
     /// Opens the sink.
     async fn open(&self, context: Context) -> Result<Box<dyn Sink>>;
 }
@@ -200,6 +216,14 @@ impl<C: SourceConfig> OpenSource for Tables<C> {
         self.0.iter().map(C::describe).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ")
     }
 
+    fn examples(&self) -> Vec<PathBuf> {
+        self.0.iter().flat_map(C::examples).collect()
+    }
+
+    fn reads(&self, path: &Path) -> Option<String> {
+        self.0.iter().find_map(|table| table.reads(path))
+    }
+
     async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
         C::open_all(&self.0, from, context).await
     }
@@ -215,6 +239,10 @@ impl<C: SinkConfig> OpenSink for Table<C> {
 
     fn describe(&self) -> String {
         self.0.describe()
+    }
+
+    fn writes(&self, origin: &Origin) -> Option<PathBuf> {
+        self.0.writes(origin)
     }
 
     async fn open(&self, context: Context) -> Result<Box<dyn Sink>> {

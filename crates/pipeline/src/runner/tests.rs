@@ -234,6 +234,29 @@ async fn a_session_that_fails_is_followed_by_one_where_the_sink_ended() {
     assert!(run.consumed.counts().sessions >= 6);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_hop_that_failed_is_shown_as_closed_until_it_is_opened_again() {
+    let bench = Bench::new("one\n");
+    bench.world.commits_to_fail.store(1, Ordering::Relaxed);
+    let run = bench.run(false, None);
+    let monitor = Monitor::default();
+    run.show(&monitor);
+    let state =
+        || monitor.hops().iter().map(|hop| (hop.hop, hop.is_open, hop.counts.sessions)).collect::<Vec<_>>();
+    assert_eq!(state(), [("written", false, 0)]);
+    let look = async {
+        for (is_open, sessions) in [(true, 1), (false, 1), (true, 2)] {
+            while state() != [("written", is_open, sessions)] {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        bench.stop.cancel();
+    };
+    let (result, ()) = tokio::join!(run.until_stopped(), look);
+    result.unwrap();
+    assert_eq!(state(), [("written", false, 2)]);
+}
+
 #[tokio::test]
 async fn what_the_local_files_show_at_start_is_an_error_of_configuration() {
     let bench = Bench::new("one\n");

@@ -1,11 +1,12 @@
 //! The `[sink]` table of type `rotating_file`: [`RotatingFile`].
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use fshipper_pipeline::config::{Period, Size};
-use fshipper_pipeline::{Context, Fatal, Invalid, Settings, Sink, SinkConfig, async_trait};
+use fshipper_pipeline::{Context, Fatal, Invalid, Origin, Settings, Sink, SinkConfig, async_trait};
 use jiff::tz::TimeZone;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
@@ -15,6 +16,10 @@ use super::ledger::LedgerSize;
 use super::path::Template;
 use super::period::{Calendar, Every};
 use super::writer::FULL_FIRST;
+
+/// So many logs an output has unless configured: more than any that is known, and as many inodes as a file system
+/// has to spare. Without a limit whoever may publish can use up all of them, and stop everybody.
+const MAX_LOGS: u64 = 200_000;
 
 /// Files that rotate by time and size, each byte in them once.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -43,6 +48,9 @@ pub struct RotatingFile {
     /// Added to a path without the fields of a date: `"-%Y%m%d%H%M"` makes `/tmp/log` into
     /// `/tmp/log-202611230000`, the start of its period. A path with such fields needs none and stays as it is.
     date_suffix: Option<String>,
+    /// How many logs the output may have, all hosts together; each costs a file and some memory. Those that come
+    /// later wait, with an error. Default: 200000.
+    max_logs: Option<u64>,
 }
 
 /// When a file ends.
@@ -51,7 +59,8 @@ pub struct RotatingFile {
 pub(super) struct Rotate {
     /// With every such period, from midnight on: `"1d"`, `"6h"`, `"15m"`.
     every: Option<Period>,
-    /// When the next line would make it longer than this; only a single longer line may.
+    /// When the next line would make it longer than this; only a single longer line may. The lines of a
+    /// `multiline` event may then stand in two files, the one behind the other.
     max_bytes: Option<Size>,
 }
 
@@ -103,6 +112,7 @@ pub(super) struct Plan {
     /// For the names of files that are renamed when they are rotated.
     pub(super) zone: TimeZone,
     pub(super) max_bytes: Option<u64>,
+    pub(super) max_logs: u64,
     pub(super) keep: Keep,
     pub(super) compress: Compress,
     pub(super) mode: u32,
@@ -134,6 +144,10 @@ impl RotatingFile {
         if max_bytes == Some(0) {
             return Err(Invalid::new("rotate.max_bytes", "a file of `0` bytes holds no line"));
         }
+        let max_logs = self.max_logs.unwrap_or(MAX_LOGS);
+        if max_logs == 0 {
+            return Err(Invalid::new("max_logs", "`0` leaves no log to write"));
+        }
         self.keep.check()?;
         let zone = match self.timezone {
             Timezone::Local => TimeZone::system(),
@@ -144,6 +158,7 @@ impl RotatingFile {
             calendar: Calendar::new(zone.clone(), every),
             zone,
             max_bytes,
+            max_logs,
             keep: self.keep.clone(),
             compress: self.compress,
             mode: self.mode.0,
@@ -221,6 +236,12 @@ impl SinkConfig for RotatingFile {
         let suffix = self.date_suffix.as_deref().filter(|_| !dated).unwrap_or_default();
         let compressed = if self.compress == Compress::Gzip { ", rotated files with gzip" } else { "" };
         format!("{}{suffix}{compressed}", self.path)
+    }
+
+    fn writes(&self, origin: &Origin) -> Option<PathBuf> {
+        let plan = self.plan().ok()?;
+        let path = plan.template.render(origin, &plan.calendar.period_of(SystemTime::now()));
+        Some(plan.template.fixed().join(path.components().iter().collect::<PathBuf>()))
     }
 
     async fn open(&self, context: Context) -> Result<Box<dyn Sink>> {
@@ -336,6 +357,7 @@ mod tests {
             (r#"path = "/a", keep = { files = 0 }"#, "keep.files", "keeps nothing"),
             (r#"path = "/a", keep = { age = "0s" }"#, "keep.age", "keeps nothing"),
             (r#"path = "/a", keep = { bytes = 0 }"#, "keep.bytes", "keeps nothing"),
+            (r#"path = "/a", max_logs = 0"#, "max_logs", "no log to write"),
             (r#"path = "/a", mode = "0888""#, "", "`0888` is no mode"),
             (r#"path = "/a", mode = "0440""#, "", "owner"),
             (r#"path = "/a", mode = "+640""#, "", "is no mode"),
@@ -348,7 +370,7 @@ mod tests {
             let toml =
                 toml.replace(", rotate", "\nrotate").replace(", date", "\ndate").replace(", keep", "\nkeep");
             let toml = toml
-                .replace(", mode", "\nmode")
+                .replace(", m", "\nm")
                 .replace(", compress", "\ncompress")
                 .replace(", timezone", "\ntimezone");
             let (found, text) = plan(&toml).unwrap_err();

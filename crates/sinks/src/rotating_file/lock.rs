@@ -1,7 +1,8 @@
-//! One owner of an output at a time: [`Lock`].
+//! One owner of an output at a time: [`Owner`].
 
 use std::fs::File;
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -13,9 +14,25 @@ use super::disk::Disk;
 use super::ledger::own;
 use super::names::FilePath;
 
-/// Held as long as it lives; the kernel gives it back when the process dies.
+/// Who writes to an output: a pipeline, over all its sessions.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    /// The pipeline's name.
+    pub(super) pipeline: String,
+    /// The host it runs on.
+    pub(super) host: String,
+    /// What its sessions share.
+    pub(super) lock: Arc<KeptLock>,
+}
+
+/// The lock of an output, kept from the first session of a pipeline to its end, so that nobody else takes the
+/// output while it is opened again. The kernel gives it back when the process dies.
+#[derive(Debug, Default)]
+pub(super) struct KeptLock(Mutex<Option<Arc<File>>>);
+
+/// The lock in the hands of a session: the next one waits until it is dropped.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held for its drop")] File);
+pub(super) struct Lock(#[expect(dead_code, reason = "held for its drop")] Arc<File>);
 
 /// A sink of this very pipeline that was dropped still finishes its last call: an fsync on a slow disk.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,41 +40,71 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look whether it has finished.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-impl Lock {
-    /// Takes the lock of the output for `pipeline`.
+impl Owner {
+    /// Takes the lock of the output for a session.
     ///
     /// # Errors
     ///
     /// A [`Fatal`] that names the holder when another pipeline has it.
-    pub(super) fn take(disk: &Disk, pipeline: &str) -> Result<Self> {
-        let path = own("lock");
-        let mut file = open_or_create(disk, &path)?;
-        let ours = format!("{} {pipeline}\n", std::process::id());
+    pub(super) fn lock(&self, disk: &Disk) -> Result<Lock> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot lock `{}`", disk.shown(&path)));
-                }
+        // A file that is there or not cannot be half so.
+        let mut kept = self.lock.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*kept
+            && is_in_place(disk, file)?
+        {
+            while Arc::strong_count(file) > 1 {
+                wait(disk, deadline)?;
             }
-            let mut holder = Vec::new();
-            file.try_clone()?.take(4096).read_to_end(&mut holder)?;
-            // Whoever has just taken it has not written its name yet.
-            if !holder.is_empty() && holder != ours.as_bytes() {
-                return Err(conflict(&disk.shown(&own(".")), &holder));
-            }
-            if Instant::now() > deadline {
-                bail!("the last session of this pipeline still writes to `{}`", disk.shown(&own(".")));
-            }
-            std::thread::sleep(LOOK_EVERY);
-            file = disk.open(&path)?.context("the lock has just gone")?;
+            return Ok(Lock(file.clone()));
         }
-        let written = disk.truncate(&file, 0).and_then(|()| disk.write_at(&file, ours.as_bytes(), 0));
-        written.with_context(|| format!("cannot write `{}`", disk.shown(&path)))?;
-        Ok(Self(file))
+        // Whoever deleted the folder has deleted the lock with it.
+        *kept = None;
+        let file = Arc::new(take(disk, &self.pipeline, deadline)?);
+        *kept = Some(file.clone());
+        Ok(Lock(file))
     }
+}
+
+/// Whether the lock that is held is the one that others would take.
+fn is_in_place(disk: &Disk, file: &File) -> Result<bool> {
+    let Some(there) = disk.stat(&own("lock"))? else { return Ok(false) };
+    Ok(there.inode == disk.inode_and_length(file)?.0)
+}
+
+fn take(disk: &Disk, pipeline: &str, deadline: Instant) -> Result<File> {
+    let path = own("lock");
+    let mut file = open_or_create(disk, &path)?;
+    let ours = format!("{} {pipeline}\n", std::process::id());
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot lock `{}`", disk.shown(&path)));
+            }
+        }
+        let mut holder = Vec::new();
+        file.try_clone()?.take(4096).read_to_end(&mut holder)?;
+        // Whoever has just taken it has not written its name yet.
+        if !holder.is_empty() && holder != ours.as_bytes() {
+            return Err(conflict(&disk.shown(&own(".")), &holder));
+        }
+        wait(disk, deadline)?;
+        file = disk.open(&path)?.context("the lock has just gone")?;
+    }
+    let written = disk.truncate(&file, 0).and_then(|()| disk.write_at(&file, ours.as_bytes(), 0));
+    written.with_context(|| format!("cannot write `{}`", disk.shown(&path)))?;
+    Ok(file)
+}
+
+/// Waits a moment for the last session.
+fn wait(disk: &Disk, deadline: Instant) -> Result<()> {
+    if Instant::now() > deadline {
+        bail!("the last session of this pipeline still writes to `{}`", disk.shown(&own(".")));
+    }
+    std::thread::sleep(LOOK_EVERY);
+    Ok(())
 }
 
 /// The file to lock, which another pipeline may be creating just now.
@@ -84,6 +131,8 @@ fn conflict(folder: &str, holder: &[u8]) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
     use super::super::confined::Root;
     use super::*;
 
@@ -93,17 +142,24 @@ mod tests {
         disk
     }
 
+    fn owner(pipeline: &str) -> Owner {
+        Owner { pipeline: pipeline.to_owned(), host: "here".to_owned(), lock: Arc::default() }
+    }
+
     #[test]
     fn a_second_owner_is_told_who_the_first_is() {
         let folder = tempfile::tempdir().unwrap();
         let disk = disk(folder.path());
-        let lock = Lock::take(&disk, "central logs").unwrap();
-        let error = Lock::take(&disk, "other").unwrap_err();
+        let first = owner("central logs");
+        let lock = first.lock(&disk).unwrap();
+        let error = owner("other").lock(&disk).unwrap_err();
         assert!(error.is::<Fatal>());
         let (text, process) = (error.to_string(), std::process::id());
         assert!(text.contains(&format!("pipeline `central logs`, process {process},")), "{text}");
         drop(lock);
-        Lock::take(&disk, "other").unwrap();
+        assert!(owner("other").lock(&disk).unwrap_err().is::<Fatal>(), "between two sessions");
+        drop(first);
+        owner("other").lock(&disk).unwrap();
     }
 
     #[test]
@@ -112,12 +168,13 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let disk = disk(folder.path());
             let start = std::sync::Barrier::new(2);
-            let take = |pipeline| {
+            let owners = [owner("one"), owner("two")];
+            let take = |owner: &Owner| {
                 start.wait();
-                Lock::take(&disk, pipeline)
+                owner.lock(&disk)
             };
             let (one, two) = std::thread::scope(|scope| {
-                let (one, two) = (scope.spawn(|| take("one")), scope.spawn(|| take("two")));
+                let (one, two) = (scope.spawn(|| take(&owners[0])), scope.spawn(|| take(&owners[1])));
                 (one.join().unwrap(), two.join().unwrap())
             });
             assert_ne!(one.is_ok(), two.is_ok());
@@ -131,11 +188,29 @@ mod tests {
     fn the_next_session_of_the_same_pipeline_waits_for_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let disk = disk(folder.path());
-        let lock = Lock::take(&disk, "same").unwrap();
+        let owner = owner("same");
+        let lock = owner.lock(&disk).unwrap();
+        let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let next = scope.spawn(|| Lock::take(&disk, "same").map(drop));
+            let next = scope.spawn(|| {
+                let _lock = owner.lock(&disk).unwrap();
+                is_over.load(SeqCst)
+            });
+            std::thread::sleep(LOOK_EVERY);
+            is_over.store(true, SeqCst);
             drop(lock);
-            next.join().unwrap().unwrap();
+            assert!(next.join().unwrap(), "two sessions at once");
         });
+    }
+
+    #[test]
+    fn the_lock_of_a_folder_that_was_made_anew_is_taken_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = owner("first");
+        drop(first.lock(&disk(folder.path())).unwrap());
+        std::fs::remove_dir_all(folder.path()).unwrap();
+        let disk = disk(folder.path());
+        drop(first.lock(&disk).unwrap());
+        assert!(owner("other").lock(&disk).unwrap_err().is::<Fatal>());
     }
 }

@@ -126,6 +126,11 @@ impl Outputs {
         self.origins.get(origin).copied()
     }
 
+    /// How many origins have written.
+    pub(super) fn count_origins(&self) -> usize {
+        self.records.len()
+    }
+
     /// The origin with this number.
     pub(super) fn origin(&self, id: OriginId) -> &Origin {
         &self.records[id as usize].origin

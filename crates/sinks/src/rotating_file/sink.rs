@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 
 use super::commit::Claims;
 use super::config::Plan;
+use super::lock::Owner;
 use super::stop::Stop;
 use super::writer::Writer;
 
@@ -61,9 +62,12 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Opens the sink.
 pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> {
-    let (stop, pipeline) = (Arc::new(Stop::default()), context.settings.name.clone());
+    let settings = &context.settings;
+    let (pipeline, host) = (settings.name.clone(), settings.host.clone());
+    let owner = Owner { pipeline, host, lock: context.progress.memory() };
+    let stop = Arc::new(Stop::default());
     let writer_stop = stop.clone();
-    let writer = spawn_blocking(move || Writer::open(plan, &pipeline, writer_stop)).await??;
+    let writer = spawn_blocking(move || Writer::open(plan, owner, writer_stop)).await??;
     let restored = Some(writer.checkpoint().clone());
     // Besides the batches, one commit can wait.
     let (jobs, queue) = sync_channel(QUEUE_LENGTH + 1);

@@ -28,6 +28,12 @@ impl Stop {
         *self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whoever looks whether the sink was dropped waits until this is let go.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> std::sync::MutexGuard<'_, bool> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for `pause`.
     ///
     /// # Errors

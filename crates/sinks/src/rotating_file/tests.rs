@@ -1,9 +1,11 @@
 //! The sink as a whole: what is in the files after everything that can happen.
 
 mod bench;
+mod compression;
 mod crash;
 mod names;
 mod others;
 mod power;
+mod refusal;
 mod room;
 mod sink;

@@ -19,7 +19,7 @@ use super::confined::{Root, folder_mode};
 use super::disk::{Cure, Disk};
 use super::files::Files;
 use super::ledger::{Entry, FileId, Ledger, OriginId, Stage, Tail, own};
-use super::lock::Lock;
+use super::lock::{Lock, Owner};
 use super::outputs::{Author, LOSSES, OutputId, Outputs};
 use super::recovery;
 use super::rotation::{self, Next, split};
@@ -54,6 +54,7 @@ pub(super) struct Writer {
     is_full: bool,
     full: Complaint,
     full_pause: Backoff,
+    pub(super) owner: Owner,
     _lock: Lock,
 }
 
@@ -69,21 +70,21 @@ pub(super) const FULL_FIRST: Duration = Duration::from_millis(100);
 const FULL_MOST: Duration = Duration::from_secs(5);
 
 impl Writer {
-    /// Opens the output of `pipeline` and repairs what a crash has left.
+    /// Opens the output for a session of `owner` and repairs what a crash has left.
     ///
     /// # Errors
     ///
     /// A [`Fatal`](fshipper_pipeline::Fatal) when another pipeline owns the output, or the ledger is damaged or
     /// newer; others may be gone the next time.
-    pub(super) fn open(plan: Plan, pipeline: &str, stop: Arc<Stop>) -> Result<Self> {
+    pub(super) fn open(plan: Plan, owner: Owner, stop: Arc<Stop>) -> Result<Self> {
         let fixed: &Path = plan.template.fixed();
         let disk = Arc::new(Disk::new(Root::open_or_create(fixed, folder_mode(plan.mode))?, plan.mode));
-        Self::open_on(disk, plan, pipeline, stop)
+        Self::open_on(disk, plan, owner, stop)
     }
 
-    pub(super) fn open_on(disk: Arc<Disk>, plan: Plan, pipeline: &str, stop: Arc<Stop>) -> Result<Self> {
+    pub(super) fn open_on(disk: Arc<Disk>, plan: Plan, owner: Owner, stop: Arc<Stop>) -> Result<Self> {
         disk.create_folders(&own("lock"))?;
-        let lock = Lock::take(&disk, pipeline)?;
+        let lock = owner.lock(&disk)?;
         let mut ledger = Ledger::open(disk.clone(), plan.limits.ledger)?;
         recovery::settle_intents(&disk, &mut ledger)?;
         let (mut outputs, mut changes) = Outputs::new(&plan.template, ledger.state());
@@ -110,6 +111,7 @@ impl Writer {
             stop,
             is_full: false,
             full: Complaint::default(),
+            owner,
             _lock: lock,
         })
     }
@@ -122,6 +124,9 @@ impl Writer {
     /// Takes a batch that continues its origin; `answered`: the pump waits for what this returns, and knows
     /// then that a held batch was not taken.
     pub(super) fn accept(&mut self, batch: &Batch, answered: bool) -> Result<Written> {
+        if answered && let Some(reason) = self.refusal(batch) {
+            return Ok(Written::Held(reason));
+        }
         let (author, entry) = self.outputs.author_or_new(&self.plan.template, &batch.origin);
         self.settled.extend(entry);
         let held = match self.outputs.get(author.output).held.clone() {

@@ -20,8 +20,9 @@ use std::time::Duration;
 
 use super::contents::{Opened, Packed, Reach};
 use super::identity::{self, FileId, Marker, Stat, read_head};
-use super::log::{Log, Now, Stage, Whereabouts};
+use super::log::{Log, Now, Stage};
 use super::patterns::Patterns;
+use super::reading::Whereabouts;
 use super::siblings::{self, Suffix};
 use super::state::Generation;
 use super::unpacking::COMPLETE_AFTER;
@@ -333,8 +334,10 @@ impl Contents {
         if number == log.current && log.replaced == Some(candidate.stat.id) {
             return Ok(false);
         }
+        let copied = generation.copied.filter(|copied| copied.may_be(all, candidate));
         // What stands at the log's own path is never a mere copy: somebody made it to write into it.
-        if !is_same && (candidate.is_live || !may_be_copy(all, generation, candidate)) {
+        let may_be_copy = || copied.is_some() || may_be_copy(all, generation, candidate);
+        if !is_same && (candidate.is_live || !may_be_copy()) {
             return Ok(false);
         }
         if self.0.is_none() {
@@ -346,6 +349,11 @@ impl Contents {
         let Some((opened, head)) = &self.0 else { return Ok(false) };
         if !generation.fingerprint.matches(head) {
             return Ok(false);
+        }
+        if let Some(copied) = copied
+            && copied.is(opened)?
+        {
+            return Ok(true);
         }
         let (end, mark) = match generation.end {
             Some((end, marker)) => (end, marker.map(|marker| (end, marker))),
@@ -395,10 +403,15 @@ fn may_be_copy(all: &[Candidate], generation: &Generation, candidate: &Candidate
         && is_cut_in_place(all, generation);
     // A generation rebuilt from a position alone has no inode: then its own path must do.
     let is_rebuilt = generation.id.inode == 0 && candidate.is_live;
+    // Where the file system tells no time of birth, a mount may have numbered its device anew.
+    let is_renumbered = candidate.is_live
+        && candidate.stat.id.inode == generation.id.inode
+        && candidate.stat.id.born == generation.id.born;
     // Of what was compressed the inode is gone.
     let may_be_compressed =
         candidate.is_packed() && !all.iter().any(|other| other.stat.id.same(&generation.id));
-    has_the_name && (generation.fingerprint.is_strong() || is_whole_copy || is_rebuilt || may_be_compressed)
+    let is_likely = is_whole_copy || is_rebuilt || is_renumbered || may_be_compressed;
+    has_the_name && (generation.fingerprint.is_strong() || is_likely)
 }
 
 /// Whether the log's own path still leads to the generation's inode: if its content is elsewhere, it was
@@ -438,4 +451,31 @@ fn is_empty(candidate: &Candidate) -> io::Result<bool> {
 /// Whether an error says that nothing is there, not merely that it cannot be reached now.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::file_tail::identity::Fingerprint;
+
+    #[test]
+    fn a_short_file_is_known_at_its_place_although_its_device_was_numbered_anew() {
+        let id = FileId { device: 1, inode: 7, born: 0 };
+        let fingerprint = Fingerprint::of(b"short\n");
+        let generation =
+            Generation { base: 0, skip: 0, fingerprint, id, began: 0, late: 0, copied: None, end: None };
+        let may_be = |id: FileId, is_live: bool| {
+            let stat = Stat { id, size: 6, modified: UNIX_EPOCH, changed: UNIX_EPOCH, regular: true };
+            let path = Path::new("/a.log").into();
+            let suffix = (!is_live).then_some(Suffix::Number(1));
+            let file = Candidate { path, stat, is_live, is_selected: true, suffix, held: None, packed: None };
+            may_be_copy(std::slice::from_ref(&file), &generation, &file)
+        };
+        assert!(may_be(FileId { device: 2, ..id }, true));
+        assert!(!may_be(FileId { device: 2, ..id }, false), "under another name it may be anything");
+        assert!(!may_be(FileId { device: 2, inode: 8, ..id }, true));
+        assert!(!may_be(FileId { born: 5, ..id }, true));
+    }
 }

@@ -1,5 +1,6 @@
 //! The `[source]` table of `file_tail`: [`FileTail`].
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -118,6 +119,20 @@ impl SourceConfig for FileTail {
         }
     }
 
+    fn examples(&self) -> Vec<PathBuf> {
+        let examples = self.include.as_slice().iter().filter_map(|pattern| patterns::example(pattern));
+        examples.filter(|path| self.reads(path).is_some()).collect()
+    }
+
+    fn reads(&self, path: &Path) -> Option<String> {
+        let (include, exclude) = (self.include.as_slice(), self.exclude.as_slice());
+        let selects = |pattern: &&String| {
+            let alone = Patterns::new([(std::slice::from_ref(*pattern), exclude)]);
+            alone.is_ok_and(|pattern| pattern.owner(path).is_some())
+        };
+        include.iter().find(selects).cloned()
+    }
+
     async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
         Self::open_all(std::slice::from_ref(self), from, context).await
     }
@@ -136,7 +151,7 @@ impl SourceConfig for FileTail {
         for table in tail.tables_without_files() {
             tracing::warn!("no file matches {} yet: looking for it", tables[table].describe());
         }
-        Ok(Box::new(TailSource::new(tail, hinted, context.once, context.progress.follow_floors())))
+        Ok(Box::new(TailSource::new(tail, hinted, context.once, &context.progress)))
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Peek {
     /// The last bytes before the place, or before the end of the content when that comes first.
     bytes: Vec<u8>,
     pub(crate) reach: Reach,
+    /// The place, or the end of the content when that comes first.
+    end: u64,
 }
 
 /// Whether a content reaches to a place.
@@ -82,6 +84,18 @@ impl Opened {
             None if self.stat.size >= position => Ok(Reach::There),
             None => Ok(Reach::Shorter),
             Some(packed) => Ok(packed.peek(&self.file, &self.stat, position, MARKER_BYTES)?.reach),
+        }
+    }
+
+    /// How long the content is; `most` when it is longer than that.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Opened::head`].
+    pub(crate) fn length(&self, most: u64) -> io::Result<u64> {
+        match &self.packed {
+            None => Ok(self.stat.size.min(most)),
+            Some(packed) => Ok(packed.peek(&self.file, &self.stat, most, MARKER_BYTES)?.end),
         }
     }
 
@@ -126,7 +140,7 @@ impl Packed {
             Flow::Over => Reach::Shorter,
             _ => Reach::Damaged,
         };
-        let peek = Peek { bytes, reach };
+        let peek = Peek { bytes, reach, end: reached };
         let mut peeks = self.peeks.lock();
         if peeks.len() >= MAX_PEEKS {
             peeks.clear();

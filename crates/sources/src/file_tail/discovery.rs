@@ -58,6 +58,8 @@ struct Directory {
     is_root: bool,
     entries: BTreeMap<OsString, Entry>,
     children: HashSet<PathBuf>,
+    /// Names at which another file may stand that has the same inode.
+    doubtful: BTreeSet<OsString>,
     /// Names at which the last two listings did not agree.
     moving: BTreeSet<OsString>,
     changed: Option<(SystemTime, i64)>,
@@ -87,11 +89,13 @@ impl Discovery {
         discovery
     }
 
-    /// Lists the directory of `path` at the next tick, whatever its time of change says.
+    /// Lists the directory of `path` at the next tick, whatever its time of change says, and takes nothing of
+    /// what is known of `path` for granted.
     pub(crate) fn look_again(&mut self, path: &Path) {
         if let Some(directory) = path.parent().and_then(|parent| self.directories.get_mut(parent)) {
             directory.must_list = true;
             directory.not_before = None;
+            directory.doubtful.extend(path.file_name().map(OsString::from));
         }
     }
 
@@ -126,6 +130,12 @@ impl Discovery {
         let Some(parent) = path.parent() else { return true };
         let Some(directory) = self.directories.get(parent) else { return true };
         std::fs::metadata(parent).is_ok_and(|metadata| directory.listed == Some(time_of_change(&metadata)))
+    }
+
+    /// The files that the last listings show.
+    pub(crate) fn files(&self) -> impl Iterator<Item = FileId> {
+        let entries = self.directories.values().flat_map(|directory| directory.entries.values());
+        entries.filter_map(|entry| entry.file)
     }
 
     /// Lists every directory at the next tick.
@@ -195,6 +205,7 @@ impl Discovery {
                 }
                 directory.known_at = Some(now);
                 directory.must_list = false;
+                directory.doubtful.clear();
                 directory.listed = Some(changed);
                 let is_settled = !listing.has_dangling_link
                     && listed_at.duration_since(changed.0).is_ok_and(|age| age > CLOCK_GRAIN);
@@ -251,6 +262,16 @@ impl Discovery {
         for child in children {
             self.forget(&child, now, changes);
         }
+    }
+}
+
+#[cfg(test)]
+impl Discovery {
+    /// Makes the last listing show another file at `path`.
+    pub(super) fn misremember(&mut self, path: &Path, id: FileId) {
+        let directory = self.directories.get_mut(path.parent().unwrap()).unwrap();
+        let entry = Entry { inode: id.inode, file: Some(id) };
+        directory.entries.insert(path.file_name().unwrap().to_owned(), entry);
     }
 }
 
@@ -338,7 +359,7 @@ fn list(
         // The target of a link can change without a trace in this directory.
         let known = directory.entries.get(&name).filter(|known| known.inode == inode);
         let entry = match known {
-            Some(known) if !is_link => *known,
+            Some(known) if !is_link && !directory.doubtful.contains(&name) => *known,
             _ => Entry { inode, file: look_at_file(&file, known, is_selected) },
         };
         listing.has_dangling_link |= is_link && entry.file.is_none();

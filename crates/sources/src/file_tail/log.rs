@@ -1,18 +1,18 @@
 //! One log and how far it has been read: [`Log`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use fshipper_pipeline::{Batch, Complaint, Epoch, Origin, Position};
 
 use super::contents::Peeks;
-use super::identity::{self, FileId, Fingerprint, Marker, Stat};
+use super::identity::{FileId, Fingerprint, Marker};
 use super::place::Place;
+use super::reading::Reading;
 use super::state::{Generation, Known};
-use super::unpacking::Unpacking;
 
 /// Finished generations beyond this many are forgotten, the oldest first. Files older than the one that is
 /// being read are never taken for new ones, so this matters only after a rotation in which that one vanished.
@@ -58,10 +58,14 @@ pub(crate) struct Log {
     pub(crate) members: BTreeSet<PathBuf>,
     /// Files among them that need not be looked into again: they hold nothing new.
     pub(crate) passed: BTreeSet<FileId>,
+    /// Files among them that were compared with the one being read, and their sizes then.
+    pub(crate) compared: BTreeMap<FileId, u64>,
     /// What was found in its compressed files.
     pub(crate) peeks: Arc<Peeks>,
     /// Files that come after the current one, oldest first, held open so that deleting them loses nothing.
     pub(crate) held: Vec<Held>,
+    /// The file that was finished last, until what comes next was looked for.
+    pub(crate) finished: Option<File>,
     /// The file that was finished last, should somebody still write into it.
     pub(crate) behind: Option<Box<Behind>>,
     /// Losses, before anything that is read later.
@@ -89,6 +93,8 @@ pub(crate) struct Log {
     pub(crate) awaits_release: bool,
     /// Up to where the present epoch is durable at the far end, as far as it has told.
     pub(crate) floor: Option<u64>,
+    /// Up to where it is durable at the other end of its hop, as far as that has told.
+    pub(crate) committed: Option<u64>,
     /// Whether a compressed file that may hold something unread was reported.
     pub(crate) has_warned: bool,
     pub(crate) complaint: Complaint,
@@ -103,51 +109,6 @@ pub(crate) enum Stage {
     Reading(Reading),
     /// It is finished, or there is none yet: the next one is awaited.
     Over,
-}
-
-/// The file that is being read.
-#[derive(Debug)]
-pub(crate) struct Reading {
-    /// Where it was last seen.
-    pub(crate) path: Arc<Path>,
-    pub(crate) id: FileId,
-    /// Closed while there is nothing to read, when many are open; `None` for a compressed one.
-    pub(crate) file: Option<File>,
-    pub(crate) is_packed: bool,
-    /// Whether it cannot be read, and not be opened again: a copy is as good, should there be one.
-    pub(crate) is_failing: bool,
-    /// Of a compressed one, once it is its turn.
-    pub(crate) unpacking: Option<Box<Unpacking>>,
-    pub(crate) whereabouts: Whereabouts,
-    pub(crate) size: u64,
-    /// Its size when it was last known to hold what was read of it.
-    pub(crate) sound_size: u64,
-    pub(crate) modified: SystemTime,
-    /// Since when it is at no path that is listed.
-    pub(crate) gone_since: Option<Instant>,
-    /// When it last grew.
-    pub(crate) grown: Instant,
-    /// Up to this byte of the file no line ends, but for those that are judged.
-    pub(crate) scanned: u64,
-    /// Lines that end up to this byte of the file, behind the position, begin no event.
-    pub(crate) judged: u64,
-    /// With `--once`: as much as there was when the end came.
-    pub(crate) stop_at: Option<u64>,
-    /// When it was last used, for closing the one that was not used for longest.
-    pub(crate) used: u64,
-}
-
-/// Where a file is that is being read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
-    /// At the log's own path.
-    Home,
-    /// Renamed.
-    Moved,
-    /// At no path that is listed: deleted, or moved elsewhere.
-    Gone,
-    /// It is a copy of a file that was truncated or deleted, and does not grow.
-    Copy,
 }
 
 /// A file that waits for its turn.
@@ -203,8 +164,10 @@ impl Log {
             stage: Stage::Over,
             members: BTreeSet::new(),
             passed: BTreeSet::new(),
+            compared: BTreeMap::new(),
             peeks: Arc::default(),
             held: Vec::new(),
+            finished: None,
             behind: None,
             outbox: VecDeque::new(),
             last_read: None,
@@ -219,6 +182,7 @@ impl Log {
             is_ready: false,
             awaits_release: false,
             floor: None,
+            committed: None,
             has_warned: false,
             complaint: Complaint::default(),
         }
@@ -280,7 +244,8 @@ impl Log {
                 let id = FileId { device: 0, inode: 0, born: 0 };
                 let end = (place.over && place.end == self.offset).then_some((place.end, place.marker));
                 let Place { base, skip, fingerprint, .. } = *place;
-                let generation = Generation { base, skip, fingerprint, id, began: 0, late: 0, end };
+                let generation =
+                    Generation { base, skip, fingerprint, id, began: 0, late: 0, copied: None, end };
                 self.generations.push(generation);
             }
         }
@@ -377,6 +342,7 @@ impl Log {
         self.missing_since = None;
         self.last_read = Some(reading.id);
         self.replaced = None;
+        self.compared.clear();
         self.held.retain(|held| held.id != reading.id);
         self.stage = Stage::Reading(reading);
         self.prune();
@@ -393,64 +359,6 @@ impl Log {
     }
 }
 
-impl Reading {
-    /// Starts to read a compressed file that was just looked at. It is opened again when it is its turn.
-    pub(crate) fn packed(path: Arc<Path>, stat: &Stat, now: Now) -> Self {
-        Self { is_packed: true, ..Self::closed(path, stat, Whereabouts::Copy, now) }
-    }
-
-    /// Starts to read a file that was just looked at.
-    pub(crate) fn new(path: Arc<Path>, file: File, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
-        Self { file: Some(file), ..Self::closed(path, stat, whereabouts, now) }
-    }
-
-    /// Whether it would have to be opened by its path.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.file.is_none() && self.unpacking.is_none()
-    }
-
-    /// After a read failed: what stands at its place can be opened again at any time; what was renamed is let
-    /// go only for another handle on the same file.
-    pub(crate) fn open_anew(&mut self) {
-        self.unpacking = None;
-        match self.whereabouts {
-            Whereabouts::Home => self.file = None,
-            Whereabouts::Moved => {
-                let is_same = |file: &File| Stat::of_file(file).is_ok_and(|stat| stat.id == self.id);
-                if let Some(file) = identity::open(&self.path).ok().filter(is_same) {
-                    self.file = Some(file);
-                }
-            }
-            Whereabouts::Gone => self.is_failing = true,
-            Whereabouts::Copy => {}
-        }
-    }
-
-    fn closed(path: Arc<Path>, stat: &Stat, whereabouts: Whereabouts, now: Now) -> Self {
-        // A file that has been still for long, since its renaming too, has no writer to wait for.
-        let changed = stat.modified.max(stat.changed);
-        let still = now.system.duration_since(changed).unwrap_or(Duration::ZERO);
-        Self {
-            path,
-            id: stat.id,
-            file: None,
-            is_packed: false,
-            is_failing: false,
-            unpacking: None,
-            whereabouts,
-            size: stat.size,
-            sound_size: stat.size,
-            gone_since: None,
-            modified: stat.modified,
-            grown: now.instant.checked_sub(still).unwrap_or(now.instant),
-            scanned: 0,
-            judged: 0,
-            stop_at: None,
-            used: 0,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,7 +370,7 @@ mod tests {
             let id = FileId { device: 1, inode: number, born: 0 };
             let (base, end) = (number * 10, Some((number * 10 + 10, None)));
             let fingerprint = Fingerprint::of(b"");
-            log.pass_by(Generation { base, skip: 0, fingerprint, id, began: 0, late: 0, end });
+            log.pass_by(Generation { base, skip: 0, fingerprint, id, began: 0, late: 0, copied: None, end });
         }
         assert_eq!(log.current + 1, log.generations.len());
         log.generations.iter().map(|generation| generation.base).collect()

@@ -82,6 +82,7 @@ impl Tail {
                 id: gone.id,
                 began: nanoseconds(now.system),
                 late: 0,
+                copied: None,
                 end: Some((base + gone.size, None)),
             };
             self.state.stage_generation(&log.path, log.epoch, &generation);
@@ -101,8 +102,16 @@ impl Tail {
         let (base, id) = (log.offset, file.stat.id);
         let fingerprint = Fingerprint::of(b"");
         let began = nanoseconds(now.system);
-        let generation =
-            Generation { base, skip: 0, fingerprint, id, began, late: 0, end: Some((base, None)) };
+        let generation = Generation {
+            base,
+            skip: 0,
+            fingerprint,
+            id,
+            began,
+            late: 0,
+            copied: None,
+            end: Some((base, None)),
+        };
         self.state.stage_generation(&log.path, log.epoch, &generation);
         log.pass_by(generation);
         log.passed.insert(id);
@@ -164,6 +173,7 @@ impl Tail {
                 id: stat.id,
                 began: nanoseconds(now.system),
                 late: 0,
+                copied: None,
                 end: Some((log.offset, None)),
             };
             self.state.stage_generation(&log.path, log.epoch, &generation);

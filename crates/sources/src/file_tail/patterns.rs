@@ -12,6 +12,10 @@ use std::path::{Component, Path, PathBuf};
 
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
 
+mod example;
+
+pub(crate) use example::example;
+
 /// The `include` and `exclude` lists of all tables, in their order.
 #[derive(Debug)]
 pub(crate) struct Patterns {

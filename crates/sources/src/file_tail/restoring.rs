@@ -16,6 +16,7 @@ use super::lines::Encoding;
 use super::log::{Log, Now, Stage};
 use super::state::Generation;
 use super::tail::{Options, Tail};
+use super::text::{TextEnd, head_of_text};
 
 /// A last line longer than this is not looked for: it is not shipped whole anyway.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -120,16 +121,26 @@ fn passed_over(candidate: &Candidate, encoding: Encoding, now: Now) -> io::Resul
     let Some(opened) = candidate.open()? else { return Ok(None) };
     let stat = opened.stat;
     let skip = match candidate.is_live {
-        true => last_line_start(&opened.file, stat.size, encoding)?,
+        true => last_line_start(&opened.file, text_end(&opened.file, stat.size, encoding)?, encoding)?,
         // How long a compressed one is takes long to find out: its beginning has to do.
         false if candidate.is_packed() => 0,
         // A sibling is finished: what it lacks in line ends is nobody's beginning.
         false => stat.size,
     };
-    let fingerprint = Fingerprint::of(&opened.head()?);
+    let fingerprint = Fingerprint::of(&head_of_text(&opened)?);
     let end = (!candidate.is_live).then_some((0, None));
     let began = nanoseconds(now.system);
-    Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, began, late: 0, end }))
+    Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, began, late: 0, copied: None, end }))
+}
+
+/// Where the text of a file ends.
+fn text_end(file: &File, size: u64, encoding: Encoding) -> io::Result<u64> {
+    let mut text = TextEnd::new(size);
+    loop {
+        if let Some(end) = text.find(file, 0, size, encoding.width(), false)? {
+            return Ok(end);
+        }
+    }
 }
 
 /// The position behind the last line end, so that the first line shipped is whole; the end when the last

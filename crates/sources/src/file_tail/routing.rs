@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::contents::head_of;
 use super::discovery::Change;
 use super::identity::FileId;
-use super::log::{Log, Reading, Stage};
+use super::log::{Log, Stage};
+use super::reading::Reading;
 use super::siblings;
 use super::tail::Tail;
 
@@ -67,16 +68,25 @@ impl Tail {
     }
 
     pub(super) fn add_log(&mut self, path: &Path, table: usize) -> usize {
-        let index = self.logs.len();
         let path: Arc<Path> = path.into();
         let mut log = Log::new(self.options.origin(&path), path.clone(), table);
         if let Some(position) = self.dormant.remove(&log.origin) {
             log.resume(None, Some(&position));
+            log.committed = Some(position.offset);
             // Nothing is missing, whatever is there now.
             log.is_rebuilt = false;
             log.seen_end = Some(log.offset);
         }
-        self.logs.push(log);
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.logs[index] = log;
+                index
+            }
+            None => {
+                self.logs.push(log);
+                self.logs.len() - 1
+            }
+        };
         self.by_path.insert(path, index);
         self.unsettled.insert(index);
         index

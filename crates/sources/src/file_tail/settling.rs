@@ -9,9 +9,11 @@ use anyhow::{Context as _, Result};
 
 use super::candidates::{self, Candidate, Located};
 use super::identity::{self, FileId, Fingerprint, nanoseconds};
-use super::log::{Now, Reading, Stage, Whereabouts};
+use super::log::{Now, Stage};
+use super::reading::{Reading, Whereabouts};
 use super::state::Generation;
 use super::tail::Tail;
+use super::text::head_of_text;
 use super::waiting::look_at_held;
 
 /// A generation about to begin.
@@ -32,7 +34,8 @@ impl Tail {
             match self.settle(index, now) {
                 Ok(Some(mut begin)) => {
                     // Thousands may begin together; what stands at its place can be opened again.
-                    if begins.len() >= self.max_open_files && begin.reading.whereabouts == Whereabouts::Home {
+                    if begins.len() >= self.open_files.most && begin.reading.whereabouts == Whereabouts::Home
+                    {
                         begin.reading.file = None;
                     }
                     begins.push(begin);
@@ -63,9 +66,9 @@ impl Tail {
             let Begin { index, generation, reading } = begin;
             tracing::debug!("`{}` goes on in `{}`", self.logs[index].origin, reading.path.display());
             self.own(generation.id, index);
-            self.held_files -= self.logs[index].open_held();
+            self.open_files.held -= self.logs[index].open_held();
             self.logs[index].begin(generation, reading);
-            self.held_files += self.logs[index].open_held();
+            self.open_files.held += self.logs[index].open_held();
             if self.logs[index].generations.len() > 1 {
                 // The one before it is watched for late writers from now on.
                 self.waiting.insert(index);
@@ -135,7 +138,7 @@ impl Tail {
                     let log = &mut self.logs[index];
                     match whereabouts {
                         Whereabouts::Home => {
-                            self.held_files -= log.open_held();
+                            self.open_files.held -= log.open_held();
                             log.held.clear();
                             return Ok(None);
                         }
@@ -178,7 +181,9 @@ impl Tail {
         if !self.agrees(index, &files, now) {
             return Ok(None);
         }
+        self.note_copies(index, &files)?;
         let log = &mut self.logs[index];
+        log.finished = None;
         // Somebody else's file may stand at this path, or the last one may have come back.
         let is_mine = |file: &Candidate| {
             !file.is_live || self.by_id.get(&file.stat.id).is_none_or(|owner| *owner == index)
@@ -219,10 +224,10 @@ impl Tail {
         let is_cut_in_place = last.is_some_and(|last| last.same(&stat.id));
         let width = self.options.tables[log.table].lines.encoding.width();
         let skip = if is_cut_in_place && head[0] == 0 { hole_before_text(&opened.file, width)? } else { 0 };
-        let fingerprint = Fingerprint::of(&head);
+        let fingerprint = Fingerprint::of(&head_of_text(&opened)?);
         let began = nanoseconds(now.system);
         let (base, id) = (log.offset, stat.id);
-        let generation = Generation { base, skip, fingerprint, id, began, late: 0, end: None };
+        let generation = Generation { base, skip, fingerprint, id, began, late: 0, copied: None, end: None };
         let reading = match next.is_live {
             true => Reading::new(next.path, opened.file, &stat, Whereabouts::Home, now),
             false if next.is_packed() => Reading::packed(next.path, &stat, now),
@@ -261,17 +266,24 @@ impl Tail {
     pub(super) fn finish(&mut self, index: usize) {
         let log = &mut self.logs[index];
         let (current, is_last) = (log.current, log.is_at_last());
-        if let Stage::Reading(reading) = &log.stage {
+        let mut zeros = 0;
+        if let Stage::Reading(reading) = &mut log.stage {
             log.read_modified = Some(reading.modified);
+            reading.tell_zeros();
+            zeros = reading.text.zeros();
         }
         let end = (log.offset, log.mark.filter(|mark| mark.0 == log.offset).map(|mark| mark.1));
-        log.stage = Stage::Over;
+        log.finished = match std::mem::replace(&mut log.stage, Stage::Over) {
+            Stage::Reading(Reading { whereabouts: Whereabouts::Moved | Whereabouts::Gone, file, .. }) => file,
+            _ => None,
+        };
         self.watch.forget(index);
         if let Some(generation) = log.generations.get_mut(current)
             && is_last
             && generation.end != Some(end)
         {
             generation.end = Some(end);
+            generation.late = generation.late.max(zeros);
             self.state.stage_generation(&log.path, log.epoch, &log.generations[current]);
         }
         self.unsettled.insert(index);

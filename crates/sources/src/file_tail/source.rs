@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
-use fshipper_pipeline::{Batch, Follower, Position, Source};
+use fshipper_pipeline::{Batch, Follower, News, Position, Progress, Source};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::log::Now;
 use super::tail::{Next, TICK, Tail};
 
-/// At most so many floors are taken at once.
-const FLOORS_AT_ONCE: usize = 1024;
+/// What is told of at most so many logs is taken at once.
+const TOLD_AT_ONCE: usize = 1024;
 
 /// A running `file_tail`.
 pub(crate) struct TailSource {
@@ -32,16 +32,16 @@ pub(crate) struct TailSource {
 }
 
 impl TailSource {
-    /// `floors` says how far logs are durable at the far end.
+    /// `progress` says how far logs are durable, here and at the far end.
     pub(crate) fn new(
         tail: Tail,
         hinted: Arc<Notify>,
         once: Option<CancellationToken>,
-        floors: Follower<Position>,
+        progress: &Progress,
     ) -> Self {
         let tail = Arc::new(Mutex::new(tail));
         let mut keeper = JoinSet::new();
-        keeper.spawn(keep_up(tail.clone(), floors));
+        keeper.spawn(keep_up(tail.clone(), progress.follow_floors(), progress.follow_news()));
         Self { tail, batches: VecDeque::new(), hinted, once, _keeper: keeper }
     }
 
@@ -59,20 +59,27 @@ impl TailSource {
 }
 
 /// Lets the engine look at its files as long as nobody reads, and tells it how far logs are durable.
-async fn keep_up(tail: Arc<Mutex<Tail>>, mut floors: Follower<Position>) {
+async fn keep_up(tail: Arc<Mutex<Tail>>, mut floors: Follower<Position>, mut news: Follower<News>) {
     loop {
-        let told = tokio::select! {
-            told = floors.changed(FLOORS_AT_ONCE) => told,
-            () = tokio::time::sleep(TICK) => Vec::new(),
-        };
+        let (mut far, mut here) = (Vec::new(), Vec::new());
+        tokio::select! {
+            told = floors.changed(TOLD_AT_ONCE) => far = told,
+            told = news.changed(TOLD_AT_ONCE) => here = told,
+            () = tokio::time::sleep(TICK) => {}
+        }
         // Whoever holds the lock is reading.
-        if told.is_empty() && !tail.try_lock().is_ok_and(|tail| tail.is_overdue(now())) {
+        if far.is_empty() && here.is_empty() && !tail.try_lock().is_ok_and(|tail| tail.is_overdue(now())) {
             continue;
         }
         let tail = tail.clone();
         let kept = tokio::task::spawn_blocking(move || {
             let mut tail = lock(&tail)?;
-            told.iter().for_each(|(origin, floor)| tail.set_floor(origin, floor));
+            far.iter().for_each(|(origin, floor)| tail.set_floor(origin, floor));
+            for (origin, news) in &here {
+                if let News::Committed(position) = news {
+                    tail.set_committed(origin, position);
+                }
+            }
             if tail.is_overdue(now()) {
                 tail.keep_up(now());
             }

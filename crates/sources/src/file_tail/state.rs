@@ -7,7 +7,7 @@
 //! ```text
 //! record       line*                       what one discovery pass found, one record, one fdatasync
 //! line         generation · forget · complete
-//! generation   generation PATH EPOCH base=N skip=N fp=LENGTH:HASH id=DEVICE.INODE.BORN began=N [late=N] [end=N mark=LENGTH:HASH]
+//! generation   generation PATH EPOCH base=N skip=N fp=LENGTH:HASH id=DEVICE.INODE.BORN began=N [late=N] [copy=DEVICE.INODE.BORN:LENGTH:LENGTH:HASH] [end=N mark=LENGTH:HASH]
 //! forget       forget PATH
 //! complete     complete                    the first pass over all files has been recorded
 //! ```
@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result};
 use fshipper_pipeline::{Epoch, Fatal, Journal};
 use rustix::fs::{FlockOperation, flock};
 
+use super::copies::Copied;
 use super::identity::{FileId, Fingerprint, Marker};
 use super::place::{decode_fingerprint, decode_marker};
 
@@ -43,8 +44,11 @@ pub(crate) struct Generation {
     pub(crate) id: FileId,
     /// When it was begun, in nanoseconds since 1970; 0 when nobody knows.
     pub(crate) began: u64,
-    /// How many bytes came after its end, when the next one had begun: they are recorded as lost.
+    /// How many bytes behind its end are accounted for: zeros, and what came when the next one had begun, which
+    /// is recorded as lost.
     pub(crate) late: u64,
+    /// A copy of it that was seen, and lacks the end.
+    pub(crate) copied: Option<Copied>,
     /// Once it is finished: the offset behind its last byte, and the bytes before it.
     pub(crate) end: Option<(u64, Option<Marker>)>,
 }
@@ -239,7 +243,7 @@ impl Remembered {
 }
 
 fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &Generation) {
-    let Generation { base, skip, fingerprint, id, began, late, end } = generation;
+    let Generation { base, skip, fingerprint, id, began, late, copied, end } = generation;
     *text += &format!(
         "generation {} {epoch} base={base} skip={skip} fp={}:{:016x} id={}.{}.{} began={began}",
         escape(path),
@@ -252,6 +256,11 @@ fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &G
     if *late > 0 {
         *text += &format!(" late={late}");
     }
+    if let Some(Copied { id, length, marker }) = copied {
+        let FileId { device, inode, born } = id;
+        let Marker { length: marked, hash } = marker;
+        *text += &format!(" copy={device}.{inode}.{born}:{length}:{marked}:{hash:016x}");
+    }
     if let Some((end, marker)) = end {
         *text += &format!(" end={end}");
         if let Some(marker) = marker {
@@ -263,7 +272,7 @@ fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &G
 
 fn read_generation<'a>(words: impl Iterator<Item = &'a str>) -> Option<Generation> {
     let (mut base, mut skip, mut fingerprint, mut id) = (None, None, None, None);
-    let (mut began, mut late, mut end, mut marker) = (0, 0, None, None);
+    let (mut began, mut late, mut copied, mut end, mut marker) = (0, 0, None, None, None);
     for word in words {
         let (key, value) = word.split_once('=')?;
         match key {
@@ -273,13 +282,29 @@ fn read_generation<'a>(words: impl Iterator<Item = &'a str>) -> Option<Generatio
             "id" => id = Some(decode_id(value)?),
             "began" => began = value.parse().ok()?,
             "late" => late = value.parse().ok()?,
+            "copy" => copied = Some(decode_copied(value)?),
             "end" => end = Some(value.parse().ok()?),
             "mark" => marker = Some(decode_marker(value)?),
             _ => {}
         }
     }
     let end = end.map(|end| (end, marker));
-    Some(Generation { base: base?, skip: skip?, fingerprint: fingerprint?, id: id?, began, late, end })
+    Some(Generation {
+        base: base?,
+        skip: skip?,
+        fingerprint: fingerprint?,
+        id: id?,
+        began,
+        late,
+        copied,
+        end,
+    })
+}
+
+fn decode_copied(text: &str) -> Option<Copied> {
+    let (id, rest) = text.split_once(':')?;
+    let (length, marker) = rest.split_once(':')?;
+    Some(Copied { id: decode_id(id)?, length: length.parse().ok()?, marker: decode_marker(marker)? })
 }
 
 fn decode_id(text: &str) -> Option<FileId> {
@@ -321,7 +346,16 @@ mod tests {
 
     fn generation(base: u64) -> Generation {
         let id = FileId { device: 1, inode: base, born: 3 };
-        Generation { base, skip: 0, fingerprint: Fingerprint::of(b"head"), id, began: 9, late: 0, end: None }
+        Generation {
+            base,
+            skip: 0,
+            fingerprint: Fingerprint::of(b"head"),
+            id,
+            began: 9,
+            late: 0,
+            copied: None,
+            end: None,
+        }
     }
 
     fn odd_path() -> PathBuf {
@@ -332,7 +366,9 @@ mod tests {
 
     fn written(folder: &Path) -> Remembered {
         let (mut log, _) = StateLog::open(folder).unwrap();
-        let finished = Generation { late: 4, end: Some((7, Some(Marker::of(b"tail")))), ..generation(0) };
+        let copied = Some(Copied { id: generation(9).id, length: 70, marker: Marker::of(b"copy") });
+        let finished =
+            Generation { late: 4, copied, end: Some((7, Some(Marker::of(b"tail")))), ..generation(0) };
         log.stage_generation(&odd_path(), Epoch(5), &generation(0));
         log.stage_complete();
         log.flush(nothing).unwrap();

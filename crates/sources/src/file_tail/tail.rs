@@ -12,7 +12,7 @@
 //! Invariant: no byte of a generation is read before the state log holds it durably.
 //! Invariant: while nothing changes, no file is opened and no directory listed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -20,16 +20,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use fshipper_pipeline::{Batch, Checkpoint, Complaint, Origin, Position};
+use anyhow::Result;
+use fshipper_pipeline::{Batch, Complaint, Origin, Position};
 
 use super::candidates;
 use super::discovery::Discovery;
 use super::identity::{FileId, Stat};
 use super::lines::Lines;
-use super::log::{Log, Now, Stage, Whereabouts};
+use super::log::{Log, Now, Stage};
+use super::open_files::OpenFiles;
 use super::patterns::Patterns;
-use super::restoring::positions;
+use super::reading::Whereabouts;
 use super::state::{Known, StateLog};
 use super::watch::Watch;
 
@@ -44,16 +45,6 @@ const LOOKS_PER_TICK: usize = 500;
 
 /// At most so many batches are handed over at once: what waits to be taken ages and takes memory.
 const MAX_BATCHES: usize = 256;
-
-/// Files kept open besides those being read, when the limit on open files allows.
-const MAX_OPEN_FILES: u64 = 256;
-
-/// Rotated files that wait for their turn are held open, up to this many: a deleted one takes up disk space
-/// that nobody sees.
-const MAX_HELD_FILES: usize = 64;
-
-/// At most this share of the open files that the process may have.
-const OPEN_FILES_SHARE: u64 = 4;
 
 /// At the end, files that cannot be read at once are tried this often again.
 const LAST_TICKS: u32 = 3;
@@ -105,29 +96,28 @@ pub(crate) struct Tail {
     pub(super) by_id: HashMap<FileId, usize>,
     /// The inodes among them: a renamed file is looked for by its inode.
     pub(super) inodes: HashSet<u64>,
-    ready: VecDeque<usize>,
+    /// The places among the logs that are free.
+    pub(super) free: Vec<usize>,
+    /// When to look again for what is gone for good: with so many files and logs.
+    pub(super) sweep_above: usize,
+    pub(super) ready: VecDeque<usize>,
     pub(super) unsettled: BTreeSet<usize>,
     /// Logs to settle again at the next tick.
     pub(super) waiting: BTreeSet<usize>,
     /// When the last events of logs are taken for complete.
     pub(super) releases: BTreeSet<(Instant, usize)>,
-    /// Logs with an open file, the one used least recently first.
-    open: BTreeMap<u64, usize>,
-    pub(super) max_open_files: usize,
-    pub(super) max_held_files: usize,
-    pub(super) held_files: usize,
-    uses: u64,
+    pub(super) open_files: OpenFiles,
     /// Held by each decoder at work.
     pub(super) decoders: Arc<()>,
     /// How much was decoded only to reach a position.
     pub(super) effort: usize,
-    next_tick: Instant,
-    last_tick: Instant,
+    pub(super) next_tick: Instant,
+    pub(super) last_tick: Instant,
     /// A tick is due at once.
-    must_tick: bool,
-    next_look: usize,
+    pub(super) must_tick: bool,
+    pub(super) next_look: usize,
     /// Ticks since the end was reached, for files that could not be read at once.
-    last_ticks: u32,
+    pub(super) last_ticks: u32,
     pub(super) is_ending: bool,
     pub(super) watch: Box<dyn Watch>,
     pub(super) state_complaint: Complaint,
@@ -141,112 +131,6 @@ impl Options {
 }
 
 impl Tail {
-    /// Opens the state log in `state_dir`, finds all files, and positions each log where `from` ends.
-    ///
-    /// # Errors
-    ///
-    /// The state log cannot be read or written.
-    pub(crate) fn open(
-        options: Options,
-        state_dir: &Path,
-        from: &Checkpoint,
-        watch: Box<dyn Watch>,
-        now: Now,
-    ) -> Result<Self> {
-        let (state, mut remembered) = StateLog::open(state_dir)?;
-        let positions = positions(from, &options);
-        let is_first_start = !remembered.complete && positions.is_empty();
-        let discovery = Discovery::new(&options.patterns);
-        let soft_limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let max_open_files = soft_limit.map_or(MAX_OPEN_FILES, |limit| limit / OPEN_FILES_SHARE);
-        let mut tail = Self {
-            options,
-            logs: Vec::new(),
-            state,
-            discovery,
-            dormant: HashMap::new(),
-            by_path: HashMap::new(),
-            by_member: HashMap::new(),
-            by_id: HashMap::new(),
-            inodes: HashSet::new(),
-            ready: VecDeque::new(),
-            unsettled: BTreeSet::new(),
-            waiting: BTreeSet::new(),
-            releases: BTreeSet::new(),
-            open: BTreeMap::new(),
-            max_open_files: max_open_files.clamp(1, MAX_OPEN_FILES) as usize,
-            max_held_files: MAX_HELD_FILES,
-            held_files: 0,
-            uses: 0,
-            decoders: Arc::new(()),
-            effort: 0,
-            next_tick: now.instant,
-            last_tick: now.instant,
-            must_tick: false,
-            next_look: 0,
-            last_ticks: 0,
-            is_ending: false,
-            watch,
-            state_complaint: Complaint::default(),
-        };
-
-        let paths: BTreeSet<PathBuf> = remembered.logs.keys().chain(positions.keys()).cloned().collect();
-        let mut rivals = Vec::new();
-        // A log that a sound state log does not hold was forgotten: it was read to its end, and gone.
-        let is_sound = remembered.complete && !remembered.is_damaged;
-        for path in paths {
-            // What no pattern selects any more is not read on.
-            let Some(table) = tail.options.patterns.owner_of_log(&path) else { continue };
-            let known = remembered.logs.remove(&path);
-            let history = positions.get(&path);
-            let position = history.map(|history| &history.current);
-            let reached = history.and_then(|history| history.reached());
-            if let (None, Some(position), None, true) = (&known, position, reached, is_sound) {
-                let origin = tail.options.origin(&path);
-                tail.dormant.insert(origin, position.clone());
-                continue;
-            }
-            let index = tail.add_log(&path, table);
-            tail.logs[index].reached = reached.unwrap_or(0);
-            match (&known, history) {
-                (Some(known), Some(history)) if known.epoch != history.current.epoch => {
-                    rivals.push((index, (*history).clone()));
-                    tail.logs[index].resume(Some(known.clone()), None);
-                }
-                _ => tail.logs[index].resume(known, position),
-            }
-            let log = &mut tail.logs[index];
-            if log.generations.is_empty() && log.offset > 0 {
-                log.lose(0, "nothing is known of the file that was read before".to_owned());
-            }
-            tail.register(index);
-        }
-        tail.discover(now);
-        for (index, history) in rivals {
-            tail.resolve(index, &history, now);
-        }
-        if is_first_start {
-            tail.pass_over_at_first_start(now);
-        }
-        if !remembered.complete {
-            tail.state.stage_complete();
-        }
-        tail.forget_finished(now);
-        match tail.flush() {
-            // Files that are known go on, even while the disk is full.
-            Err(error) if remembered.complete => tail.complain_about_state(&error),
-            flushed => flushed.context("cannot write the state of `file_tail`")?,
-        }
-        tail.next_tick = now.instant + TICK;
-        Ok(tail)
-    }
-
-    /// The tables of which no file was found.
-    pub(crate) fn tables_without_files(&self) -> Vec<usize> {
-        let has_files = |table: &usize| self.logs.iter().any(|log| log.table == *table);
-        (0..self.options.tables.len()).filter(|table| !has_files(table)).collect()
-    }
-
     /// Appends what is there to read, about `max_batch_bytes` of it. `is_ending` asks for the end: what is
     /// there now is read, unfinished last lines too, and then [`Next::End`] comes.
     ///
@@ -329,6 +213,17 @@ impl Tail {
         }
     }
 
+    /// Takes note of how far a log is durable at the other end of its hop.
+    pub(crate) fn set_committed(&mut self, origin: &Origin, committed: &Position) {
+        let path = Path::new(OsStr::from_bytes(origin.path()));
+        if let Some(&index) = self.by_path.get(path)
+            && self.logs[index].origin == *origin
+            && self.logs[index].epoch == committed.epoch
+        {
+            self.logs[index].committed = Some(committed.offset);
+        }
+    }
+
     /// Looks at everything whose turn it is.
     fn tick(&mut self, now: Now) {
         self.must_tick = false;
@@ -342,6 +237,7 @@ impl Tail {
             self.unsettled.insert(index);
             self.make_ready(index);
         }
+        self.sweep();
         // Grown fingerprints and ends of files: no hurry, the positions in the batches say the same.
         if let Err(error) = self.flush() {
             self.complain_about_state(&error);
@@ -414,7 +310,9 @@ impl Tail {
         match &log.stage {
             Stage::Reading(reading) if reading.whereabouts == Whereabouts::Home => match stat {
                 Some(stat) if stat.id == reading.id => {
-                    if stat.size != reading.size || stat.modified != reading.modified {
+                    // Text may take the place of zeros without a trace.
+                    let has_zeros = reading.text.zeros() > 0;
+                    if stat.size != reading.size || stat.modified != reading.modified || has_zeros {
                         self.make_ready(index);
                     }
                 }
@@ -434,32 +332,6 @@ impl Tail {
                 if has_changed && stat.is_some() {
                     self.unsettled.insert(index);
                 }
-            }
-        }
-    }
-
-    /// Takes note that a log's file is open and was used, and closes the one that was not for longest.
-    pub(super) fn used(&mut self, index: usize) {
-        self.uses += 1;
-        if let Stage::Reading(reading) = &mut self.logs[index].stage
-            && reading.file.is_some()
-        {
-            self.open.remove(&reading.used);
-            reading.used = self.uses;
-            self.open.insert(self.uses, index);
-        }
-        for _ in 0..self.open.len().saturating_sub(self.max_open_files) {
-            self.close_least_used();
-        }
-    }
-
-    pub(super) fn close_least_used(&mut self) {
-        let Some((used, index)) = self.open.pop_first() else { return };
-        let log = &mut self.logs[index];
-        if let Stage::Reading(reading) = &mut log.stage {
-            // Only a file at its place can be opened again.
-            if reading.used == used && reading.whereabouts == Whereabouts::Home {
-                reading.file = None;
             }
         }
     }

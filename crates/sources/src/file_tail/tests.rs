@@ -3,6 +3,7 @@
 
 mod bench;
 mod compressed;
+mod copies;
 mod events;
 mod limits;
 mod losses;
@@ -10,3 +11,4 @@ mod random;
 mod restarts;
 mod rotations;
 mod wake;
+mod zeros;

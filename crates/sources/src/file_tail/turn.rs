@@ -13,8 +13,10 @@ use fshipper_pipeline::Batch;
 use super::candidates::is_absence;
 use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
 use super::lines::Lines;
-use super::log::{Log, Now, Stage, Whereabouts};
+use super::log::{Log, Now, Stage};
+use super::reading::Whereabouts;
 use super::tail::Tail;
+use super::text::SEARCH_BYTES;
 
 /// A line that grows is looked through in pieces of this size for its end.
 const SCAN_BYTES: u64 = 64 << 10;
@@ -25,6 +27,8 @@ enum View {
     Read { length: usize, cut: Cut },
     /// Nothing to read now.
     Nothing,
+    /// Where its text ends is not known yet.
+    Searching,
     /// The file does not hold any more what was read of it.
     Replaced,
 }
@@ -75,6 +79,11 @@ impl Tail {
                 self.reach_end(index, now);
                 Ok(None)
             }
+            View::Searching => {
+                self.effort += SEARCH_BYTES as usize;
+                self.make_ready(index);
+                Ok(None)
+            }
             View::Replaced => {
                 self.replace(index, now);
                 Ok(None)
@@ -121,24 +130,31 @@ impl Tail {
         let Some(file) = &reading.file else { return Ok(View::Nothing) };
 
         let stat = Stat::of_file(file)?;
-        if stat.size < position || stat.size < reading.size {
+        let text_end = reading.text.end();
+        if stat.size < position || stat.size < text_end {
             // What it held at the last look was still what it had been.
-            reading.sound_size = reading.size;
+            reading.sound_end = text_end;
             return Ok(View::Replaced);
         }
         let is_touched = stat.modified != reading.modified;
-        if stat.size > reading.size {
-            reading.grown = now.instant;
-        }
         reading.size = stat.size;
         reading.modified = stat.modified;
+        if known_end.is_some() {
+            reading.text.take_all(stat.size);
+        } else if reading.text.find(file, position, stat.size, encoding.width(), is_touched)?.is_none() {
+            return Ok(View::Searching);
+        }
+        let size = reading.text.end();
+        if size > text_end {
+            reading.grown = now.instant;
+        }
         if is_ending {
             // Half a character at the end is one that is being written.
             let is_home = reading.whereabouts == Whereabouts::Home;
-            let whole = stat.size - stat.size % encoding.width() as u64;
-            reading.stop_at.get_or_insert(if is_home { whole } else { stat.size });
+            let whole = size - size % encoding.width() as u64;
+            reading.stop_at.get_or_insert(if is_home { whole } else { size });
         }
-        let end = [known_end, reading.stop_at].into_iter().flatten().fold(stat.size, u64::min);
+        let end = [known_end, reading.stop_at].into_iter().flatten().fold(size, u64::min);
         let waiting = end.saturating_sub(position);
         if waiting == 0 {
             // Nothing new, and yet it was written to: the same length with another content?
@@ -204,7 +220,7 @@ impl Tail {
             self.replace(index, now);
             return Ok(None);
         }
-        reading.sound_size = reading.size;
+        reading.sound_end = reading.text.end();
         let data = &block[lead..];
         // Shorter than it was a moment ago: then this is not all of it.
         let cut = if data.len() < length && cut == Cut::Nowhere { Cut::BehindLastLine } else { cut };
@@ -217,7 +233,7 @@ impl Tail {
             self.reach_end(index, now);
             return Ok(None);
         }
-        if generation.fingerprint.is_outgrown(reading.size) && !self.grow_fingerprint(index)? {
+        if generation.fingerprint.is_outgrown(reading.text.end()) && !self.grow_fingerprint(index)? {
             self.replace(index, now);
             return Ok(None);
         }
@@ -241,11 +257,12 @@ impl Tail {
         let log = &mut self.logs[index];
         let Stage::Reading(reading) = &log.stage else { return Ok(true) };
         let Some(file) = &reading.file else { return Ok(true) };
-        let head = read_head(file)?;
+        let mut head = read_head(file)?;
         let generation = &mut log.generations[log.current];
         if !generation.fingerprint.matches(&head) {
             return Ok(false);
         }
+        head.truncate(reading.text.end() as usize);
         generation.fingerprint = Fingerprint::of(&head);
         self.state.stage_generation(&log.path, log.epoch, &log.generations[log.current]);
         Ok(true)
@@ -270,11 +287,15 @@ impl Tail {
         self.await_release(index);
         let may_finish = self.may_finish(index, now);
         let log = &mut self.logs[index];
-        let position = log.position();
-        let Stage::Reading(reading) = &log.stage else { return };
-        if let Some(next_base) = log.next_base() {
+        let (position, next_base) = (log.position(), log.next_base());
+        let Stage::Reading(reading) = &mut log.stage else { return };
+        let text_end = reading.text.end();
+        if self.is_ending && text_end <= position {
+            reading.tell_zeros();
+        }
+        if let Some(next_base) = next_base {
             let is_there = log.offset >= next_base;
-            let is_short = may_finish && reading.size <= position;
+            let is_short = may_finish && text_end <= position;
             if is_there || is_short {
                 if !is_there {
                     // Shorter than it was when the next generation began: it was cut since.
@@ -290,7 +311,7 @@ impl Tail {
             return;
         }
         self.waiting.insert(index);
-        if !may_finish || reading.size > position {
+        if !may_finish || text_end > position {
             return;
         }
         let is_finished = match reading.whereabouts {
@@ -336,7 +357,7 @@ impl Log {
         if let Stage::Reading(reading) = &self.stage
             && !reading.is_packed
         {
-            let unread = reading.sound_size.saturating_sub(self.position());
+            let unread = reading.sound_end.saturating_sub(self.position());
             self.seen_end = Some(self.offset + unread);
         }
     }

@@ -16,6 +16,7 @@ use super::gunzip::{Flow, Gunzip};
 use super::identity::{self, MARKER_BYTES, Marker, Stat};
 use super::log::{Now, Stage};
 use super::tail::Tail;
+use super::text::{TextEnd, text_in};
 use super::turn::Cut;
 
 /// A compressed file that has not changed for so long is complete, or will never be.
@@ -106,8 +107,26 @@ impl Tail {
             let missing = wanted.saturating_sub(unpacking.waiting.len());
             flow = unpacking.gunzip.decode(&mut unpacking.waiting, missing)?;
         }
+        let width = table.lines.encoding.width();
+        let length = unpacking.waiting.len();
+        let mut text = length;
+        let mut is_rest_zero = false;
+        if known_end.is_none() && unpacking.waiting.last() == Some(&0) {
+            // Whether these are the zeros that end the file shows when it is whole.
+            if is_quiet || self.is_ending {
+                if !reading.text.is_found() {
+                    reading.text = TextEnd::of_packed(unpacking.gunzip.file(), width)?;
+                }
+                text = reading.text.end().saturating_sub(position).min(length as u64) as usize;
+                is_rest_zero = text < length;
+            } else {
+                let end = text_in(&unpacking.waiting, position, width).unwrap_or(position);
+                text = ((end - position) as usize).min(length);
+            }
+        }
         let is_last = match &flow {
-            Flow::Full => known_end == Some(unpacking.waiting.len() as u64),
+            _ if is_rest_zero => true,
+            Flow::Full => known_end == Some(length as u64),
             Flow::Damaged(_) => true,
             Flow::Over => is_quiet || self.is_ending,
             Flow::Starved => is_quiet,
@@ -117,7 +136,7 @@ impl Tail {
             false if table.lines.events.is_some() => Cut::BeforeLastEvent(1),
             false => Cut::BehindLastLine,
         };
-        let taken = table.lines.take(&unpacking.waiting, position, cut, table.max_line_bytes);
+        let taken = table.lines.take(&unpacking.waiting[..text], position, cut, table.max_line_bytes);
         if taken == 0 {
             match is_last {
                 true => self.end_packed(index, &flow),

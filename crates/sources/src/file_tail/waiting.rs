@@ -10,6 +10,7 @@ use super::log::{Cut, Held, Log, Now};
 use super::siblings;
 use super::state::Generation;
 use super::tail::Tail;
+use super::text::head_of_text;
 
 /// A log that is rotated faster than its directory can be listed goes on after this long all the same.
 const UNSURE: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ impl Tail {
             && files.iter().all(|file| file.is_held() || shows(&file.path, file))
             && members.all(is_found);
         let is_last_tick = self.is_last_tick();
+        let strange = files.iter().filter(|file| !file.is_held() && !shows(&file.path, file));
+        let strange: Vec<_> = strange.map(|file| file.path.clone()).collect();
         let log = &mut self.logs[index];
         if agrees {
             log.unsure_since = None;
@@ -43,6 +46,7 @@ impl Tail {
             return true;
         }
         self.discovery.look_again(&log.path);
+        strange.iter().for_each(|path| self.discovery.look_again(path));
         self.waiting.insert(index);
         self.hurry();
         false
@@ -57,6 +61,8 @@ impl Tail {
         if !log.is_at_last() {
             return Ok(());
         }
+        self.note_copies(index, &files)?;
+        let log = &mut self.logs[index];
         look_at_held(log, &files)?;
         let by_id = &self.by_id;
         let is_own = |id: FileId| by_id.get(&id) == Some(&index);
@@ -75,11 +81,11 @@ impl Tail {
             // How far a compressed one goes is not known before it is read: opened it is when its turn comes.
             if held.file.is_none()
                 && !next.is_packed()
-                && self.held_files < self.max_held_files
+                && self.open_files.held < self.open_files.most_held
                 && let Some(opened) = next.open()?
             {
                 held.file = Some(opened.file.into());
-                self.held_files += 1;
+                self.open_files.held += 1;
             }
         }
         // One that was missed at first stands where it belongs; what is nowhere any more came before.
@@ -126,7 +132,7 @@ impl Tail {
             let base = log.offset;
             let end = Some((base + size, None));
             let began = nanoseconds(now.system);
-            let generation = Generation { base, skip: 0, fingerprint, id, began, late: 0, end };
+            let generation = Generation { base, skip: 0, fingerprint, id, began, late: 0, copied: None, end };
             self.state.stage_generation(&log.path, log.epoch, &generation);
             log.pass_by(generation);
             // What it holds now is no part of that.
@@ -175,7 +181,7 @@ pub(super) fn look_at_held(log: &mut Log, files: &[Candidate]) -> io::Result<()>
             continue;
         }
         if let Some(opened) = file.open()? {
-            held.look(&opened.stat, &opened.head()?);
+            held.look(&opened.stat, &head_of_text(&opened)?);
         }
     }
     Ok(())

@@ -5,10 +5,11 @@
 //!
 //! linemux is used for its events alone, and each of its habits has an answer here. Its queue has no bound:
 //! a thread drains it constantly into a set of files. It cannot take a watch back, and keeps a dead one when
-//! a file is replaced: whenever a file that was watched became another, all watches are made anew before
-//! long. Once nothing is watched it reports the end of its events for ever: then it is not asked. The
-//! directories are not watched: a watch on a file and one on its directory report each write twice, in turns,
-//! which keeps the kernel from merging the reports of a busy writer. One watcher serves one source.
+//! a file is replaced: whenever a file that was watched became another, or many are watched for nobody, all
+//! watches are made anew before long. Once nothing is watched it reports the end of its events for ever: then
+//! it is not asked. The directories are not watched: a watch on a file and one on its directory report each
+//! write twice, in turns, which keeps the kernel from merging the reports of a busy writer. One watcher serves
+//! one source.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -28,6 +29,9 @@ const RENEW_AFTER: Duration = Duration::from_secs(1);
 
 /// ... and not before this many times as long has passed as it took the last time.
 const RENEW_PAUSE: u32 = 100;
+
+/// So many watches of files that nobody asks about are kept, and as many as there are others.
+const MAX_DEAD_WATCHES: usize = 64;
 
 /// Tells the engine where to look.
 pub(crate) trait Watch: Send {
@@ -219,6 +223,9 @@ impl Watcher {
                 self.add(index, &path).await;
             }
         }
+        if self.names.len() > 2 * self.wanted.len() + MAX_DEAD_WATCHES {
+            self.renew_at = Some(self.may_renew_at.max(Instant::now() + RENEW_AFTER));
+        }
         false
     }
 
@@ -293,6 +300,44 @@ impl Watcher {
                 "cannot watch all files: {error}; the others are polled, which takes longer to notice a change; \
                  raise the sysctls fs.inotify.max_user_watches and fs.inotify.max_user_instances"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_tail::identity::Stat;
+
+    /// The kernel reports it without a path.
+    #[test]
+    fn an_overflow_of_its_queue_is_a_hint_about_everything() {
+        let shared = Arc::new(Shared::default());
+        let mut watcher = Watcher::new(shared.clone());
+        watcher.note(&[], true);
+        let mut watch = LinemuxWatch { shared };
+        assert!(watch.take().everything);
+        watcher.note(&[], false);
+        assert_eq!(watch.take(), Hints { directories: true, ..Hints::default() });
+    }
+
+    #[tokio::test]
+    async fn files_that_come_and_go_leave_few_watches() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = LinemuxWatch { shared: Arc::default() };
+        let mut watcher = Watcher::new(watch.shared.clone());
+        for index in 0..500 {
+            let path: Arc<Path> = folder.path().join(index.to_string()).into();
+            std::fs::write(&path, "text\n").unwrap();
+            let id = Stat::of_path(&path).unwrap().id;
+            watch.watch(index, &path, id);
+            assert!(!watcher.answer().await);
+            watch.forget(index);
+            watcher.answer().await;
+            if watcher.renew_at.is_some() {
+                watcher.renew().await;
+            }
+            assert!(watcher.names.len() <= MAX_DEAD_WATCHES + 2, "{}", watcher.names.len());
         }
     }
 }

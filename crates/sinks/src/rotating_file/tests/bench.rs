@@ -16,6 +16,7 @@ use crate::rotating_file::config::Plan;
 use crate::rotating_file::confined::Root;
 use crate::rotating_file::disk::Disk;
 use crate::rotating_file::ledger::FOLDER;
+use crate::rotating_file::lock::Owner;
 use crate::rotating_file::stop::Stop;
 use crate::rotating_file::writer::Writer;
 
@@ -41,6 +42,11 @@ pub(super) fn folder() -> TempDir {
 /// So many days after 2026-11-01, at noon, UTC.
 pub(super) fn day(days: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_793_491_200 + 43_200 + days * 86_400)
+}
+
+/// A pipeline on the host `here`.
+pub(super) fn owner(pipeline: &str) -> Owner {
+    Owner { pipeline: pipeline.to_owned(), host: "here".to_owned(), lock: Arc::default() }
 }
 
 pub(super) fn origin(host: &str, path: &str) -> Origin {
@@ -79,10 +85,15 @@ impl Bench {
 
     /// Opens a sink that may change the disk so many times and is dead then.
     pub(super) fn try_open(&self, changes: u64) -> Result<Session> {
+        self.open_with(changes, Arc::default())
+    }
+
+    /// The same with a way to drop the sink.
+    pub(super) fn open_with(&self, changes: u64, stop: Arc<Stop>) -> Result<Session> {
         let plan = self.plan();
         let disk = Arc::new(Disk::new(Root::open_or_create(plan.template.fixed(), 0o750)?, plan.mode));
         disk.fuse.set(changes);
-        let writer = Writer::open_on(disk.clone(), plan, "test", Arc::new(Stop::default()))?;
+        let writer = Writer::open_on(disk.clone(), plan, owner("test"), stop)?;
         let checkpoint = writer.checkpoint().clone();
         Ok(Session { writer, disk, checkpoint })
     }

@@ -70,6 +70,20 @@ fn a_batch_is_split_at_line_ends_and_no_file_exceeds_its_limit() {
     assert_eq!(files.values().map(String::len).sum::<usize>(), text.len() + 401 + 6);
 }
 
+/// The size of a file counts lines and nothing else, so that it does not depend on how they travelled.
+#[test]
+fn an_event_of_several_lines_stands_in_one_period_and_may_stand_in_two_full_files() {
+    let bench = Bench::new("{host}/{file}.%Y%m%d", "rotate = { max_bytes = 20 }");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "2026 one\n", day(0));
+    // As `multiline` sends it: in one batch.
+    session.write(&log, "2026 two\n  at a\n  at b\n", day(1));
+    session.commit();
+    assert_eq!(bench.names(), ["h/f.20261101", "h/f.20261102", "h/f.20261102.1"]);
+    assert_eq!(bench.read("h/f.20261102"), "2026 two\n  at a\n");
+    assert_eq!(bench.read("h/f.20261102.1"), "  at b\n");
+}
+
 #[test]
 fn the_parts_of_a_long_line_stay_together() {
     let bench = Bench::new("{host}/{file}.%Y%m%d", "rotate = { max_bytes = 10 }");

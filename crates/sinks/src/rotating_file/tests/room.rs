@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use super::bench::{Session, day, origin};
+use super::bench::{Session, day, origin, owner};
 use crate::rotating_file::RotatingFile;
 use crate::rotating_file::confined::Root;
 use crate::rotating_file::disk::Disk;
@@ -46,7 +46,7 @@ impl SmallDisk {
         let table = format!("path = \"{}/{{host}}/{{file}}\"", self.0.path().display());
         let plan = toml::from_str::<RotatingFile>(&table).unwrap().plan().unwrap();
         let disk = Arc::new(Disk::new(Root::open_or_create(self.0.path(), 0o750).unwrap(), 0o640));
-        let writer = Writer::open_on(disk.clone(), plan, "test", stop.clone()).unwrap();
+        let writer = Writer::open_on(disk.clone(), plan, owner("test"), stop.clone()).unwrap();
         let checkpoint = writer.checkpoint().clone();
         Session { writer, disk, checkpoint }
     }

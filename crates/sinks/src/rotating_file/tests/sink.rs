@@ -71,14 +71,22 @@ async fn small_batches_are_in_their_file_without_a_commit() {
 #[tokio::test]
 async fn a_second_pipeline_is_told_who_writes_here() {
     let bench = Bench::new("{host}/{file}", "");
-    let _sink = open(&bench).await;
+    let first = context(bench.folder.path());
+    let sink = bench.config().open(first.clone()).await.unwrap();
     let mut other = context(bench.folder.path());
     let mut settings = (*other.settings).clone();
     settings.name = "second".to_owned();
     other.settings = settings.into();
-    let error = bench.config().open(other).await.err().unwrap();
+    let error = bench.config().open(other.clone()).await.err().unwrap();
     assert!(error.is::<Fatal>());
     assert!(error.to_string().contains("pipeline `test`, process"), "{error}");
+    // Between two sessions the output is not free either.
+    drop(sink);
+    let error = bench.config().open(other.clone()).await.err().unwrap();
+    assert!(error.to_string().contains("pipeline `test`, process"), "{error}");
+    drop(bench.config().open(first.clone()).await.unwrap());
+    drop(first);
+    bench.config().open(other).await.unwrap();
 }
 
 /// What its thread is at when it is dropped is finished: no reader finds a compressed file beside the plain one.

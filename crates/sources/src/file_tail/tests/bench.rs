@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use fshipper_pipeline::{Admission, Batch, Checkpoint, Content, Origin};
@@ -12,8 +12,9 @@ use tempfile::TempDir;
 
 use crate::file_tail::identity::Stat;
 use crate::file_tail::lines::Lines;
-use crate::file_tail::log::{Now, Reading, Stage, Whereabouts};
+use crate::file_tail::log::{Now, Stage};
 use crate::file_tail::patterns::Patterns;
+use crate::file_tail::reading::{Reading, Whereabouts};
 use crate::file_tail::tail::{Next, Options, TICK, TableOptions, Tail};
 use crate::file_tail::watch::{Hints, Watch};
 
@@ -23,14 +24,15 @@ pub(super) const ROTATE_WAIT: Duration = Duration::from_secs(5);
 /// What a missing byte reads as.
 pub(super) const LOST: u8 = b'?';
 
-/// No hints at all: everything must be right without them.
-struct Blind;
+/// No hints but those that a test gives: everything must be right without them.
+#[derive(Default, Clone)]
+struct Blind(Arc<Mutex<Hints>>);
 
 impl Watch for Blind {
     fn watch(&mut self, _: usize, _: &Arc<Path>, _: crate::file_tail::identity::FileId) {}
     fn forget(&mut self, _: usize) {}
     fn take(&mut self) -> Hints {
-        Hints::default()
+        std::mem::take(&mut self.0.lock().unwrap())
     }
 }
 
@@ -48,6 +50,7 @@ pub(super) struct Bench {
     pub(super) tables: Vec<Table>,
     pub(super) max_batch_bytes: usize,
     pub(super) tail: Option<Tail>,
+    watch: Blind,
     /// How far the clock was moved.
     ahead: Duration,
     began: Instant,
@@ -75,6 +78,7 @@ impl Bench {
             tables: Vec::new(),
             max_batch_bytes: 4096,
             tail: None,
+            watch: Blind::default(),
             ahead: Duration::ZERO,
             began: Instant::now(),
             received: Received::default(),
@@ -82,6 +86,14 @@ impl Bench {
             batches: Vec::new(),
         };
         bench.add_table(include);
+        bench
+    }
+
+    /// Reads what `include` selects, `a.log` above all, of which so many lines were read.
+    pub(super) fn with_log(include: &str, count: usize) -> Self {
+        let mut bench = Self::new(&[include]);
+        bench.append("a.log", lines("a", 0..count));
+        bench.pump();
         bench
     }
 
@@ -145,6 +157,15 @@ impl Bench {
         fs::rename(self.path(from), self.path(to)).unwrap();
     }
 
+    /// `a.log` becomes `a.log.1`, which becomes `a.log.2`, and so on.
+    pub(super) fn rotate(&self) {
+        let name = |number: usize| format!("a.log.{number}");
+        let is_there = |number: &usize| self.path(&name(*number)).try_exists().unwrap();
+        let last = (1..).take_while(is_there).last().unwrap_or(0);
+        (1..=last).rev().for_each(|number| self.rename(&name(number), &name(number + 1)));
+        self.rename("a.log", "a.log.1");
+    }
+
     pub(super) fn remove(&self, name: &str) {
         fs::remove_file(self.path(name)).unwrap();
     }
@@ -174,7 +195,7 @@ impl Bench {
     pub(super) fn open(&mut self) {
         let from = self.committed.checkpoint.clone();
         let (options, now) = (self.options(), self.now());
-        let tail = Tail::open(options, self.state.path(), &from, Box::new(Blind), now).unwrap();
+        let tail = Tail::open(options, self.state.path(), &from, Box::new(self.watch.clone()), now).unwrap();
         self.tail = Some(tail);
     }
 
@@ -244,6 +265,11 @@ impl Bench {
 
     pub(super) fn commit(&mut self) {
         self.committed = self.received.clone();
+        if let Some(tail) = &mut self.tail {
+            for (origin, history) in self.committed.checkpoint.origins() {
+                tail.set_committed(origin, &history.current);
+            }
+        }
     }
 
     /// The process dies; what was not committed is forgotten. A new one starts at the next read.
@@ -302,6 +328,12 @@ impl Bench {
         assert_eq!(content, expected.as_ref(), "{name}");
     }
 
+    /// Nothing arrived but of `a.log`, and nothing was lost that nobody can count.
+    #[track_caller]
+    pub(super) fn check_one_log_without_loss(&self) {
+        assert_eq!((self.names(), self.unknown_losses()), (vec!["a.log".to_owned()], 0));
+    }
+
     /// All names under which something arrived.
     pub(super) fn names(&self) -> Vec<String> {
         let base = self.folder.path();
@@ -346,11 +378,11 @@ impl Bench {
     }
 
     pub(super) fn limit_open_files(&mut self, limit: usize) {
-        self.tail.as_mut().unwrap().max_open_files = limit;
+        self.tail.as_mut().unwrap().open_files.most = limit;
     }
 
     pub(super) fn limit_held_files(&mut self, limit: usize) {
-        self.tail.as_mut().unwrap().max_held_files = limit;
+        self.tail.as_mut().unwrap().open_files.most_held = limit;
     }
 
     /// Whether a compressed sibling of a log was reported.
@@ -390,6 +422,11 @@ impl Bench {
         tail.look(index);
     }
 
+    /// What a watch does when the kernel's queue of hints overflowed.
+    pub(super) fn overflow(&mut self) {
+        self.watch.0.lock().unwrap().everything = true;
+    }
+
     /// How many of its files this process holds open, deleted ones too.
     pub(super) fn open_files(&self) -> usize {
         let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
@@ -404,6 +441,26 @@ impl Bench {
 }
 
 impl Bench {
+    /// Looks for what is gone for good at the next tick.
+    pub(super) fn sweep_soon(&mut self) {
+        self.tail.as_mut().unwrap().sweep_above = 0;
+    }
+
+    /// How many files and logs are known, and how much is known of them.
+    pub(super) fn known(&self) -> [usize; 5] {
+        let tail = self.tail.as_ref().unwrap();
+        let logs = tail.logs.len();
+        [logs, tail.by_id.len(), tail.inodes.len(), tail.by_path.len(), tail.by_member.len()]
+    }
+
+    /// As a listing remembers a file when its name and its inode belong to another one by now.
+    pub(super) fn misremember(&mut self, name: &str) {
+        let path = self.path(name);
+        let id = Stat::of_path(&path).unwrap().id;
+        let stale = crate::file_tail::identity::FileId { born: id.born + 1, ..id };
+        self.tail.as_mut().unwrap().discovery.misremember(&path, stale);
+    }
+
     /// How many decoders are at work.
     pub(super) fn decoders(&self) -> usize {
         Arc::strong_count(&self.tail.as_ref().unwrap().decoders) - 1

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -199,6 +200,101 @@ fn a_busy_file_does_not_starve_a_thousand_slow_ones() {
     bench.check("slow999.log", "999\n");
 }
 
+/// Without it they are looked at in turns, at the next tick.
+#[test]
+fn after_an_overflow_of_hints_every_file_is_looked_at_at_once() {
+    let mut bench = Bench::new(&["*.log"]);
+    let name = |number: usize| format!("{number}.log");
+    (0..20).for_each(|number| bench.append(&name(number), lines("a", 0..1)));
+    bench.pump();
+    (0..20).for_each(|number| bench.append(&name(number), lines("a", 1..2)));
+    assert!(matches!(bench.fill(false), Next::Wait(_)));
+    bench.overflow();
+    while let Next::More = bench.fill(false) {}
+    (0..20).for_each(|number| bench.check(&name(number), lines("a", 0..2)));
+}
+
+#[test]
+fn files_that_come_and_go_leave_nothing_but_their_positions() {
+    let mut bench = Bench::new(&["*.log"]);
+    bench.append("stays.log", lines("stays", 0..1));
+    bench.pump();
+    let names: Vec<String> = (0..2000).map(|number| format!("{number}.log")).collect();
+    let mut rotations = 0;
+    for names in names.chunks(200) {
+        names.iter().for_each(|name| bench.append(name, lines(name, 0..2)));
+        bench.rename("stays.log", "rotated");
+        bench.append("stays.log", lines("stays", rotations + 1..rotations + 2));
+        rotations += 1;
+        bench.pump();
+        bench.commit();
+        names.iter().for_each(|name| bench.remove(name));
+        bench.settle();
+        bench.commit();
+        bench.pump();
+        let known = bench.known();
+        assert!(known.iter().all(|count| *count <= 800), "{known:?}");
+    }
+    // They come back, in the same process and after a restart.
+    for (round, names) in names.chunks(10).take(3).enumerate() {
+        for name in names {
+            bench.append(name, lines(name, 2..3));
+        }
+        bench.pump();
+        if round == 1 {
+            bench.restart();
+        }
+        for name in names {
+            bench.append(name, lines(name, 3..4));
+        }
+        bench.pump();
+        names.iter().for_each(|name| bench.check(name, lines(name, 0..4)));
+    }
+    bench.settle();
+    bench.check("stays.log", lines("stays", 0..rotations + 1));
+    assert_eq!(bench.unknown_losses(), 0);
+}
+
+#[test]
+fn what_is_not_durable_is_not_forgotten_when_its_file_is_gone() {
+    let mut bench = Bench::new(&["*.log"]);
+    let names: Vec<String> = (0..600).map(|number| format!("{number}.log")).collect();
+    names.iter().for_each(|name| bench.append(name, lines(name, 0..1)));
+    bench.pump();
+    bench.commit();
+    for name in &names {
+        bench.append(name, lines(name, 1..2));
+    }
+    bench.pump();
+    names.iter().for_each(|name| bench.remove(name));
+    bench.settle();
+    bench.sweep_soon();
+    bench.settle();
+    // What was sent and not committed can never be read again: that is a loss, and said.
+    bench.crash();
+    bench.settle();
+    let lost = "?".repeat(lines("0.log", 1..2).len());
+    bench.check("0.log", lines("0.log", 0..1) + &lost);
+}
+
+/// A name and an inode that are used again leave no trace in a listing but the time of birth.
+#[test]
+fn what_a_listing_remembers_of_a_file_is_doubted_when_another_one_stands_there() {
+    let mut bench = Bench::new(&["a.log"]);
+    bench.tables[0].options.rotate_wait = Duration::ZERO;
+    bench.append("a.log", lines("a", 0..3));
+    bench.pump();
+    bench.remove("a.log");
+    bench.pump();
+    bench.append("a.log", lines("b", 0..3));
+    bench.misremember("a.log");
+    bench.wait(TICK);
+    bench.fill(false);
+    bench.misremember("a.log");
+    bench.pump();
+    bench.check("a.log", lines("a", 0..3) + &lines("b", 0..3));
+}
+
 #[test]
 fn many_files_are_read_with_few_open() {
     let mut bench = Bench::new(&["*.log"]);
@@ -240,9 +336,7 @@ fn files_with_the_same_beginning_are_different_logs() {
 
 #[test]
 fn nothing_is_begun_while_the_state_cannot_be_written_and_known_files_go_on() {
-    let mut bench = Bench::new(&["*.log"]);
-    bench.append("a.log", lines("a", 0..3));
-    bench.pump();
+    let mut bench = Bench::with_log("*.log", 3);
     let state = bench.state_file();
     // A directory where the state log should be: it can be neither written nor replaced.
     fs::remove_file(&state).unwrap();

@@ -87,7 +87,7 @@ async fn without_a_watch_it_notices_all_the_same() {
     bench.open();
     let tail = bench.tail.take().unwrap();
     let mut source: Box<dyn Source> =
-        Box::new(TailSource::new(tail, Arc::default(), None, Progress::default().follow_floors()));
+        Box::new(TailSource::new(tail, Arc::default(), None, &Progress::default()));
     assert_eq!(next(&mut source).await.bytes(), b"one\n");
     bench.append("a.log", "two\n");
     assert_eq!(next(&mut source).await.bytes(), b"two\n");
@@ -103,7 +103,7 @@ async fn while_nobody_reads_floors_are_heard_and_files_that_come_and_go_are_held
     bench.open();
     let progress = Progress::default();
     let tail = bench.tail.take().unwrap();
-    let mut source = TailSource::new(tail, Arc::default(), None, progress.follow_floors());
+    let mut source = TailSource::new(tail, Arc::default(), None, &progress);
     let first = source.read().await.unwrap().unwrap();
     let until = async |is_there: &dyn Fn(&Tail) -> bool| {
         let poll = async {

@@ -17,7 +17,7 @@ use anyhow::{Result, ensure};
 use fastrand::Rng;
 use fshipper_pipeline::{Checkpoint, Origin, Written};
 
-use super::super::bench::{Session, data, day, origin};
+use super::super::bench::{Session, data, day, origin, owner};
 use super::oracle::unpacked;
 use crate::rotating_file::RotatingFile;
 use crate::rotating_file::confined::Root;
@@ -158,7 +158,7 @@ impl Town {
         let mut plan = toml::from_str::<RotatingFile>(&self.table)?.plan().unwrap();
         plan.limits.ledger = LedgerSize { min_bytes: 16 << 10, room: 2 };
         let disk = Arc::new(Disk::new(Root::open_or_create(plan.template.fixed(), 0o750)?, plan.mode));
-        let writer = Writer::open_on(disk.clone(), plan, "test", Arc::new(Stop::default()))?;
+        let writer = Writer::open_on(disk.clone(), plan, owner("test"), Arc::new(Stop::default()))?;
         let checkpoint = writer.checkpoint().clone();
         Ok(Session { writer, disk, checkpoint })
     }

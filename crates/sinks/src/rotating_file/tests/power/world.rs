@@ -12,7 +12,7 @@ use fshipper_pipeline::{Checkpoint, Written};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::super::bench::{Session, folder};
+use super::super::bench::{Session, folder, owner};
 use super::oracle::{Output, histories, output, shown};
 use super::scenario::{Scenario, Step};
 use crate::rotating_file::RotatingFile;
@@ -274,7 +274,8 @@ impl World {
         let open = || {
             let root = Root::open_or_create(self.plan.template.fixed(), 0o750)?;
             let disk = Arc::new(Disk::recorded(root, self.plan.mode, recorder.clone()));
-            let writer = Writer::open_on(disk.clone(), self.plan.clone(), "test", Arc::new(Stop::default()))?;
+            let writer =
+                Writer::open_on(disk.clone(), self.plan.clone(), owner("test"), Arc::new(Stop::default()))?;
             recorder.note(Operation::Opened);
             let checkpoint = writer.checkpoint().clone();
             Ok(Session { writer, disk, checkpoint })
