@@ -116,3 +116,22 @@ fn without_watches_files_are_polled_and_the_log_names_the_sysctl() {
     let said = run.stop(DEADLINE).expect_code(0).stderr;
     assert!(said.contains("are polled") && said.contains("fs.inotify.max_user_watches"), "{said}");
 }
+
+#[test]
+fn of_many_logs_that_cannot_go_on_a_hundred_are_named() {
+    const LOGS: usize = 130;
+    let scene = Scene::new();
+    let sink = "path = 'out/{file}'\nmax_logs = 2";
+    Pipeline::new().tail("*.log").table("sink", "rotating_file", sink).write(&scene, "local.toml");
+    for number in 0..LOGS {
+        scene.write(&format!("logs/{number}.log"), "line\n");
+    }
+    let run = scene.run(&["local.toml"]).start();
+    let said = || run.stderr();
+    wait_until(DEADLINE, "the others are said to wait", || said().contains("others than the 100"));
+    let named = said().lines().filter(|line| line.contains("trying again, the others go on")).count();
+    assert_eq!(named, 100, "{}", said());
+    let written = fs::read_dir(scene.path("out")).unwrap().flatten();
+    assert_eq!(written.filter(|entry| entry.path().extension().is_some_and(|end| end == "log")).count(), 2);
+    run.stop(DEADLINE).expect_code(0);
+}

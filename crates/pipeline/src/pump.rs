@@ -28,8 +28,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
 use crate::{
-    Admission, Backoff, Batch, BudgetLease, Checkpoint, Content, Cursor, Fatal, History, Origin, Settings,
-    Sink, Source, Written,
+    Admission, Backoff, Batch, BudgetLease, Checkpoint, Complaint, Content, Cursor, Fatal, History, Origin,
+    Settings, Sink, Source, Written,
 };
 
 mod gaps;
@@ -48,6 +48,9 @@ const CHANNEL_BATCHES: usize = 1024;
 /// The pauses before a held origin is tried again.
 const HOLD_FIRST: Duration = Duration::from_secs(1);
 const HOLD_MOST: Duration = Duration::from_secs(60);
+
+/// So many held origins are named; of more only that there are some, once a minute.
+const MAX_HELD_NAMED: usize = 100;
 
 /// How long the end of a session waits for what follows its commits to be told: a second or two are enough for
 /// any server that answers at all.
@@ -70,6 +73,7 @@ pub(crate) struct Memory {
     gaps: KnownGaps,
     /// What was held when the last session ended, so that a reason is reported once.
     held: HashMap<Origin, String>,
+    more_held: Complaint,
     hold: Backoff,
     /// The failure that was reported: that it is over is worth a line too.
     pub(crate) trouble: Option<Trouble>,
@@ -94,7 +98,13 @@ impl Trouble {
 impl Default for Memory {
     fn default() -> Self {
         let hold = Backoff::new(HOLD_FIRST, HOLD_MOST);
-        Self { gaps: KnownGaps::default(), held: HashMap::new(), hold, trouble: None }
+        Self {
+            gaps: KnownGaps::default(),
+            held: HashMap::new(),
+            more_held: Complaint::default(),
+            hold,
+            trouble: None,
+        }
     }
 }
 
@@ -359,12 +369,20 @@ impl Writer<'_> {
         self.metrics.origins_held.store((self.held.len() + self.waits.len()) as u64, Relaxed);
     }
 
-    /// Reports a reason once for as long as it lasts.
+    /// Reports a reason once for as long as it lasts, of some origins by name: whoever may publish can invent any
+    /// number of them.
     fn report_held(&mut self, origin: &Origin, reason: &str) {
-        if self.memory.held.get(origin).map(String::as_str) != Some(reason) {
-            tracing::error!(%origin, "cannot go on: {reason}; trying again, the others go on");
-            self.memory.held.insert(origin.clone(), reason.to_owned());
+        let held = &mut self.memory.held;
+        if held.get(origin).map(String::as_str) == Some(reason) {
+            return;
         }
+        if held.len() < MAX_HELD_NAMED || held.contains_key(origin) {
+            tracing::error!(%origin, "cannot go on: {reason}; trying again, the others go on");
+            held.insert(origin.clone(), reason.to_owned());
+            return;
+        }
+        let message = format!("others than the {MAX_HELD_NAMED} that were named cannot go on: {reason}");
+        self.memory.more_held.report(&message, |message| tracing::error!(%origin, "{message}"));
     }
 
     fn note_dirty(&mut self) {
