@@ -13,11 +13,13 @@ what the same machine does without fshipper in the same round.
 """
 
 import argparse
+import json
 import os
-import sys
 import statistics
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 from rows import ROWS, Bench
 from stage import Failed, build
@@ -38,6 +40,8 @@ def main():
         samples = run(Bench(folder, options.quick), rows, options.rounds)
     figures = {name: medians(found) for name, found in samples.items() if found}
     show(rows, figures)
+    if options.json:
+        Path(options.json).write_text(json.dumps(figures, indent=1))
 
 
 def arguments():
@@ -48,6 +52,7 @@ def arguments():
     parser.add_argument("--long", action="store_true", help="also the rows that take long")
     parser.add_argument("--no-build", action="store_true", help="measure the release binaries that are there")
     parser.add_argument("--list", action="store_true", help="name the rows")
+    parser.add_argument("--json", help="where every figure goes, also those that no goal names")
     parser.add_argument("--dir", help="where corpora and outputs go; default: the system's temporary folder")
     options = parser.parse_args()
     options.rounds = options.rounds or (1 if options.quick else 3)
