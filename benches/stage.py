@@ -21,7 +21,7 @@ TOOL = TARGET / "release/fshipper-bench"
 # What is fetched where there is none: the version that the tests fetch too.
 NATS_VERSION = "2.15.1"
 
-DEADLINE_SECONDS = 600
+DEADLINE_SECONDS = 120
 POLL_SECONDS = 0.005
 
 
@@ -46,7 +46,6 @@ class Stage:
         self.processes = {}
         self.peaks = {}
         self.port = self.monitor = None
-        # The address that pipelines use; a long link has another one than the server.
         self.address = None
 
     def __enter__(self):
@@ -74,6 +73,19 @@ class Stage:
         except OSError:
             return None
 
+    def stored_messages(self):
+        """In all streams."""
+        return (self.server_says("jsz") or {}).get("messages", 0)
+
+    def subscribers(self, subject):
+        return (self.server_says(f"subsz?subs=1&test={subject}") or {}).get("total", 0)
+
+    def long_link(self, one_way_ms):
+        """A way to the server that takes its time; its address."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        link = self.spawn("link", [TOOL, "link", self.address, "--one-way-ms", one_way_ms], **pipes)
+        return f"127.0.0.1:{json.loads(link.stdout.readline())['port']}"
+
     def spawn(self, name, command, **options):
         with open(self.folder / f"{name}.log", "w") as log:
             process = subprocess.Popen([str(part) for part in command], stderr=log, **options)
@@ -93,11 +105,12 @@ class Stage:
     def source(self, include):
         return f'[source]\ntype = "file_tail"\ninclude = "{include}"\n'
 
-    def transport(self, stream=True, address=None, **keys):
+    def transport(self, address=None, stream=True, purge=False, **keys):
         lines = ["[transport]", 'type = "nats"', f'servers = "{address or self.address}"', 'subject = "shipper"']
         lines += [f'{key} = "{value}"' for key, value in keys.items()]
         if stream:
-            lines.append('stream = { name = "LOGS", create = true }')
+            purging = ", purge = true" if purge else ""
+            lines.append(f'stream = {{ name = "LOGS", create = true{purging} }}')
         return "\n".join(lines) + "\n"
 
     def sink(self, path="{file}"):
@@ -177,7 +190,7 @@ class Stage:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in self.folder.glob("*.log"))
 
 
-def run_arguments(pipeline, folder, once):
+def run_arguments(pipeline, folder, once=False):
     return ["run", pipeline, "--state-dir", folder / "state", *(["--once"] if once else [])]
 
 

@@ -87,8 +87,10 @@ impl Lines {
             let status = [200, 200, 200, 200, 200, 201, 204, 304, 404, 500][random.usize(..10)];
             let method = ["GET", "GET", "GET", "POST", "PUT", "DELETE"][random.usize(..6)];
             let path = PATHS[random.usize(..PATHS.len())];
-            let (order, bytes) = (random.u32(..40_000), random.u32(..30_000));
-            let (client, took) = (random.u16(..4000), random.u32(100..90_000));
+            // What is popular is asked for often, and is as large each time.
+            let order = skewed(&mut random, 40_000);
+            let bytes = 200 + order * 7919 % 30_000;
+            let (client, took) = (skewed(&mut random, 4000), 100 + skewed(&mut random, 90_000));
             let request = random.u32(..);
             write_infallibly(
                 &mut text,
@@ -155,6 +157,11 @@ fn long_lines(file: &mut File, lines: u64, bytes: usize, first: u64) -> Result<(
         file.write_all(&line)?;
     }
     Ok(())
+}
+
+/// Below `most`, small numbers far more often than large ones.
+fn skewed(random: &mut Rng, most: u32) -> u32 {
+    (random.f64().powi(3) * f64::from(most)) as u32
 }
 
 fn write_digits(place: &mut [u8], mut number: u64) {

@@ -41,6 +41,8 @@ impl Hosts {
             .get_or_create_stream(stream::Config {
                 name: self.stream.clone(),
                 subjects,
+                // fshipper asks for last messages that way.
+                allow_direct: true,
                 ..Default::default()
             })
             .await?;

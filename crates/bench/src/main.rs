@@ -2,8 +2,8 @@
 //!
 //! Each subcommand is one small tool: [`corpus`] makes logs, [`bare`] measures what the machine allows
 //! (compare-and-set publish, pull, fsynced write, and nothing else), [`latency`] appends lines and waits for
-//! them, [`hosts`] speaks for many hosts, [`link`] is a long line, [`opens`] counts who opens files, and
-//! [`first`] waits for a first message. What they find goes to stdout as one line of JSON.
+//! them, [`hosts`] speaks for many hosts, [`link`] is a long line, [`opens`] counts who opens files, [`stream`]
+//! makes a stream for other shippers, and [`first`] waits for a first message. What they find goes to stdout as one line of JSON.
 //!
 //! Left out on purpose: processes, repetition, medians and goals, which are `benches/run.py`'s.
 
@@ -14,6 +14,7 @@ mod hosts;
 mod latency;
 mod link;
 mod opens;
+mod stream;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Tool {
     Link(link::Link),
     /// Count how often files of a directory are opened or read
     Opens(opens::Opens),
+    /// Make a stream with a durable consumer, as other shippers need it
+    Stream(stream::Stream),
     /// Start a command and measure until the first message arrives
     First(first::First),
 }
@@ -69,6 +72,7 @@ fn run(tool: Tool) -> Result<()> {
         Tool::Hosts(hosts) => runtime()?.block_on(hosts.run()),
         Tool::Link(link) => runtime()?.block_on(link.run()),
         Tool::Opens(opens) => opens.run(),
+        Tool::Stream(stream) => runtime()?.block_on(stream.run()),
         Tool::First(first) => runtime()?.block_on(first.run()),
     }
 }
