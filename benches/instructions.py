@@ -41,7 +41,10 @@ def main():
     from rows import Bench
 
     with tempfile.TemporaryDirectory(prefix="fshipper-bench-") as folder:
-        counts = {name: count(Bench(folder, quick=False)) for name, count in COUNTS.items()}
+        bench, counts = Bench(folder, quick=False), {}
+        for name, count in COUNTS.items():
+            counts[name] = count(bench)
+            print(f"counted {name}: {counts[name]:.0f}", file=sys.stderr, flush=True)
     if options.write:
         write(counts)
         return

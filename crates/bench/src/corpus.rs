@@ -47,23 +47,23 @@ const SEED: u64 = 178;
 
 impl Corpus {
     pub(crate) fn run(self) -> Result<()> {
-        let mut number = self.first;
+        let (mut text, mut number) = (Lines::new(), self.first);
         let Some(files) = self.files else {
-            return self.write(&self.path, self.lines, &mut number);
+            return self.write(&mut text, &self.path, self.lines, &mut number);
         };
         fs::create_dir_all(&self.path).with_context(|| format!("cannot create `{}`", self.path.display()))?;
         for file in 0..files {
             let lines = self.lines / files + u64::from(file < self.lines % files);
-            self.write(&self.path.join(format!("app-{file:05}.log")), lines, &mut number)?;
+            self.write(&mut text, &self.path.join(format!("app-{file:05}.log")), lines, &mut number)?;
         }
         Ok(())
     }
 
-    fn write(&self, path: &Path, lines: u64, number: &mut u64) -> Result<()> {
+    fn write(&self, text: &mut Lines, path: &Path, lines: u64, number: &mut u64) -> Result<()> {
         let written =
             File::create(path).map_err(anyhow::Error::from).and_then(|mut file| match self.line_bytes {
                 Some(bytes) => long_lines(&mut file, lines, bytes, *number),
-                None => Lines::new().write(&mut file, lines, *number),
+                None => text.write(&mut file, lines, *number),
             });
         *number += lines;
         written.with_context(|| format!("cannot write `{}`", path.display()))
