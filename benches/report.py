@@ -61,8 +61,9 @@ def table(rows, figures, rounds):
 
 def machine():
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    kernel = platform.release().split('-')[0]
     server = subprocess.run([nats_server(), "--version"], capture_output=True, text=True).stdout.split()[-1]
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, nats-server {server}"
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {kernel}, nats-server {server.removeprefix('v')}"
 
 
 def write_readme(figures):
@@ -77,7 +78,7 @@ def write_readme(figures):
 
 # The plot: how often the measured value is the goal, on a scale of doublings.
 LEAST, MOST = -3, 4
-LEFT, WIDTH, BAR, RIGHT = 470, 420, 22, 90
+LEFT, WIDTH, BAR, RIGHT = 520, 420, 22, 70
 
 
 def plot(rows, figures):

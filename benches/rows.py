@@ -218,7 +218,7 @@ def latency(bench):
 
 def busy(bench):
     slow = ["--files", bench.size(1000, 100), "--rate", 1000, "--seconds", bench.size(10, 2)]
-    return latencies(bench, *slow, "--busy-bytes", 64_000_000)
+    return latencies(bench, *slow, "--busy-bytes", 8_000_000)
 
 
 def latencies(bench, *arguments):
