@@ -17,7 +17,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from stage import Failed, build, tool
+from stage import Failed, build, leave_nothing_behind, tool
 
 KEPT = Path(__file__).resolve().parent / "instructions.toml"
 
@@ -35,6 +35,7 @@ def main():
     if not available():
         print("skipped: valgrind is not installed")
         return
+    leave_nothing_behind()
     if not options.no_build:
         build()
     # Here, because the rows use what is counted here.

@@ -15,7 +15,6 @@ what the same machine does without fshipper in the same round.
 import argparse
 import json
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from peers import peers
 from report import show, write_docs
 from rows import ROWS, Bench
-from stage import Failed, build
+from stage import Failed, build, leave_nothing_behind
 
 
 def main():
@@ -35,8 +34,7 @@ def main():
             print(f"{row.name:<14} {row.work}")
         return
     rows = chosen(options)
-    # Leaves nothing behind: what runs is killed and what was written is deleted on the way out.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    leave_nothing_behind()
     if not options.no_build:
         build()
     if os.getloadavg()[0] > 0.5:
@@ -49,6 +47,7 @@ def main():
         write_docs(rows, figures, options.rounds)
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1))
+    sys.exit(0 if len(figures) == len(rows) else 1)
 
 
 def arguments():

@@ -21,7 +21,7 @@ TOOL = TARGET / "release/fshipper-bench"
 # What is fetched where there is none: the version that the tests fetch too.
 NATS_VERSION = "2.15.1"
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = 300
 POLL_SECONDS = 0.005
 
 
@@ -200,6 +200,11 @@ def tool(*arguments):
     if done.returncode != 0:
         raise Failed(f"`fshipper-bench {arguments[0]}` failed: {done.stderr}")
     return json.loads(done.stdout) if done.stdout else None
+
+
+def leave_nothing_behind():
+    """Makes a SIGTERM kill what runs and delete what was written, as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def build():
