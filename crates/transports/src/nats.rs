@@ -44,6 +44,7 @@ mod pull;
 mod receiver;
 mod requests;
 mod restore;
+mod run;
 mod sender;
 mod session;
 mod shipper;

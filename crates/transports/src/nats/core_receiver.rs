@@ -10,7 +10,6 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use async_nats::Message;
 use async_trait::async_trait;
-use bytes::BytesMut;
 use fshipper_pipeline::{Admission, Batch, Checkpoint, Complaint, Content, Context, Epoch, Origin, Source};
 use tokio::task::JoinSet;
 
@@ -18,6 +17,7 @@ use super::config::Nats;
 use super::connect::{Connection, Queues, connect};
 use super::core_sender::{OBJECTION_TIME, refused};
 use super::intake::{Arrived, Intake};
+use super::run::{Places, Run};
 use super::subject::Subjects;
 use super::wire::{self, Decoded};
 
@@ -41,9 +41,6 @@ pub(super) struct CoreReceiver {
 /// client takes in before it lets other tasks run: 128 reads of 16 KiB, 2 MiB, which are so many messages of
 /// 128 bytes.
 const QUEUES: Queues = Queues { outgoing: 64, incoming: 16_384 };
-
-/// Small messages that wait are joined up to this: beyond, a batch costs little in comparison.
-const MAX_JOINED_BYTES: usize = 64 << 10;
 
 impl CoreReceiver {
     /// Connects and subscribes.
@@ -99,18 +96,17 @@ impl CoreReceiver {
             denied = denied => return Err(refused(&denied)),
             Some(_) = self.tasks.join_next() => bail!("the connection to NATS has ended"),
         };
-        let mut run = Run::default();
+        let mut run = Run::new(Places::Last, self.max_batch_bytes);
         let mut next = Some(first);
         while let Some(arrived) = next {
             for batch in self.batches(arrived) {
-                if let Some(finished) = run.add(batch) {
-                    self.ready.extend(wire::split(finished, self.max_batch_bytes));
+                for part in wire::split(batch, self.max_batch_bytes) {
+                    self.ready.extend(run.add(part));
                 }
             }
-            next = if run.length() < MAX_JOINED_BYTES { self.intake.next_waiting() } else { None };
+            next = if run.is_long() { None } else { self.intake.next_waiting() };
         }
-        self.ready
-            .extend(run.finish().into_iter().flat_map(|batch| wire::split(batch, self.max_batch_bytes)));
+        self.ready.extend(run.finish());
         Ok(())
     }
 
@@ -196,79 +192,5 @@ impl Source for CoreReceiver {
             }
             self.receive().await?;
         }
-    }
-}
-
-/// Batches that continue one another, on their way to become one.
-#[derive(Default)]
-struct Run {
-    first: Option<Batch>,
-    /// The bytes of more than one.
-    joined: BytesMut,
-}
-
-impl Run {
-    /// Adds a batch; when it does not continue what is there, that is given back and a new run begins.
-    fn add(&mut self, batch: Batch) -> Option<Batch> {
-        let Some(first) = &mut self.first else {
-            self.first = Some(batch);
-            return None;
-        };
-        let length = if self.joined.is_empty() { first.bytes().len() } else { self.joined.len() };
-        let continues = batch.origin == first.origin
-            && batch.epoch == first.epoch
-            && batch.start == first.start + length as u64
-            && matches!((&first.content, &batch.content), (Content::Data(_), Content::Data(_)));
-        if !continues {
-            let finished = self.finish();
-            self.first = Some(batch);
-            return finished;
-        }
-        if self.joined.is_empty() {
-            self.joined.extend_from_slice(first.bytes());
-        }
-        self.joined.extend_from_slice(batch.bytes());
-        first.place = batch.place;
-        None
-    }
-
-    /// How many bytes the run holds.
-    fn length(&self) -> usize {
-        let first = self.first.as_ref().map_or(0, |first| first.bytes().len());
-        first.max(self.joined.len())
-    }
-
-    /// The whole run as one batch.
-    fn finish(&mut self) -> Option<Batch> {
-        let mut batch = self.first.take()?;
-        if !self.joined.is_empty() {
-            batch.content = Content::Data(std::mem::take(&mut self.joined).freeze());
-        }
-        Some(batch)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn data(origin: &str, start: u64, text: &'static str) -> Batch {
-        Batch::data(Origin::new("h", origin), Epoch(1), start, text)
-    }
-
-    #[test]
-    fn only_what_continues_is_joined() {
-        let mut run = Run::default();
-        let mut finished = Vec::new();
-        let loss = Batch::loss(Origin::new("h", "b"), Epoch(1), 2, 3, "gone");
-        let batches =
-            [data("a", 0, "1\n"), data("a", 2, "2\n"), data("b", 0, "3\n"), loss, data("b", 5, "4\n")];
-        for batch in batches {
-            finished.extend(run.add(batch));
-        }
-        finished.extend(run.finish());
-        let shown: Vec<_> = finished.iter().map(|batch| (batch.start, batch.end(), batch.bytes())).collect();
-        assert_eq!(shown, [(0, 4, b"1\n2\n".as_slice()), (0, 2, b"3\n"), (2, 5, b""), (5, 7, b"4\n")]);
-        assert!(run.finish().is_none());
     }
 }

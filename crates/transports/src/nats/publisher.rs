@@ -32,7 +32,6 @@ pub(super) enum Order {
 /// Publishes what it is handed.
 pub(super) struct Publisher {
     shipper: Arc<Shipper>,
-    max_batch_bytes: usize,
     max_under_way: usize,
     orders: mpsc::Receiver<Order>,
     held: Arc<Held>,
@@ -78,12 +77,14 @@ const MAX_WAITING_BYTES: usize = 8 << 20;
 /// The same in batches, which cost memory of their own.
 const MAX_WAITING_BATCHES: usize = 4096;
 
+/// How many origins publish at once with atomic batches, of which a stream allows 50 to all its producers together.
+pub(super) const MAX_ATOMIC_UNDER_WAY: usize = 16;
+
 impl Publisher {
     /// For the origins whose `tails` are known. At most `max_under_way` publish at once.
     pub(super) fn new(
         shipper: Arc<Shipper>,
         tails: HashMap<Origin, Tail>,
-        max_batch_bytes: usize,
         max_under_way: usize,
         orders: mpsc::Receiver<Order>,
         held: Arc<Held>,
@@ -94,7 +95,6 @@ impl Publisher {
         let known = |tail| Lane { tail: Some(tail), ..Lane::default() };
         Self {
             shipper,
-            max_batch_bytes,
             max_under_way,
             orders,
             held,
@@ -169,8 +169,9 @@ impl Publisher {
         {
             let Some(lane) = self.lanes.get_mut(&origin) else { continue };
             let Some(first) = lane.waiting.front() else { continue };
-            let room = self.shipper.room(first).unwrap_or(self.max_batch_bytes);
-            let Joined { batch, places, leases } = join(&mut lane.waiting, room.min(self.max_batch_bytes));
+            let is_crowded = self.under_way.len() >= MAX_ATOMIC_UNDER_WAY;
+            let appetite = self.shipper.appetite(first, is_crowded);
+            let Joined { batch, places, leases } = join(&mut lane.waiting, appetite);
             lane.busy = true;
             self.waiting_batches -= places.len();
             let (shipper, tail, bytes) = (self.shipper.clone(), lane.tail.take(), batch.bytes().len());

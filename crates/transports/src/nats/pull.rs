@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::{Message, StatusCode};
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::api::Api;
@@ -40,6 +40,8 @@ pub(super) struct Consumer {
     /// Whether anything came since the last request that does not wait.
     came: bool,
     ended: bool,
+    /// What [`Consumer::next_waiting`] met; the next [`Consumer::next`] says so.
+    failure: Option<anyhow::Error>,
     /// Resolves when the server forbids what this consumer needs.
     denied: BoxFuture<'static, String>,
 }
@@ -165,6 +167,7 @@ impl Consumer {
             pending,
             came: false,
             ended: until != Until::Forever && pending == 0,
+            failure: None,
             denied: Box::pin(async {
                 tokio::select! {
                     denied = next_denied => denied,
@@ -181,6 +184,9 @@ impl Consumer {
     ///
     /// This consumer is of no use any more.
     pub(super) async fn next(&mut self) -> Result<Option<Delivered>> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         while !self.ended {
             self.request_more().await?;
             let message = tokio::select! {
@@ -192,22 +198,43 @@ impl Consumer {
             let Ok(message) = message else {
                 bail!("the server sent no heartbeat for {} seconds", SILENCE.as_secs());
             };
-            let message = message.context("the connection has ended")?;
-            if message.status.is_some() {
-                self.end_request(&message)?;
-                continue;
+            if let Some(delivered) = self.take(message)? {
+                return Ok(Some(delivered));
             }
-            let delivered = self.accept(message)?;
-            match self.until {
-                Until::Forever => {}
-                Until::End(last) if delivered.sequence > last => return Ok(None),
-                Until::End(last) => self.ended = delivered.sequence == last,
-                // Deliveries are numbered from 1.
-                Until::Pending => self.ended = self.next_delivery > self.pending,
-            }
-            return Ok(Some(delivered));
         }
         Ok(None)
+    }
+
+    /// The next message, if it has come already. Asks for nothing: whoever wants more than a few of these calls
+    /// [`Consumer::next`] between them.
+    pub(super) fn next_waiting(&mut self) -> Option<Delivered> {
+        while !self.ended && self.failure.is_none() {
+            let message = self.subscriber.next().now_or_never()?;
+            match self.take(message) {
+                Ok(None) => {}
+                Ok(delivered) => return delivered,
+                Err(error) => self.failure = Some(error),
+            }
+        }
+        None
+    }
+
+    /// What a message brings; none when it is a status, or beyond the end.
+    fn take(&mut self, message: Option<Message>) -> Result<Option<Delivered>> {
+        let message = message.context("the connection has ended")?;
+        if message.status.is_some() {
+            self.end_request(&message)?;
+            return Ok(None);
+        }
+        let delivered = self.accept(message)?;
+        match self.until {
+            Until::Forever => {}
+            Until::End(last) => self.ended = delivered.sequence >= last,
+            // Deliveries are numbered from 1.
+            Until::Pending => self.ended = self.next_delivery > self.pending,
+        }
+        let is_beyond = matches!(self.until, Until::End(last) if delivered.sequence > last);
+        Ok(Some(delivered).filter(|_| !is_beyond))
     }
 
     /// Asks for as much as the window has room for.

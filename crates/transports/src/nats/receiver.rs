@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use fshipper_pipeline::{
-    Backoff, Batch, Checkpoint, Complaint, Content, Context, Cursor, Escaped, Origin, Settings, Source,
+    Backoff, Batch, Checkpoint, Complaint, Context, Cursor, Escaped, Origin, Settings, Source,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -28,6 +28,7 @@ use super::floor::teller::{Task, Teller};
 use super::foreign::{Foreign, ForeignMessage};
 use super::pattern::covers;
 use super::pull::{Delivered, Until};
+use super::run::{Places, Run};
 use super::session::{Base, Place, Session};
 use super::stream::{End, Plan, Stream};
 use super::subject::Subjects;
@@ -51,7 +52,7 @@ pub(super) struct Receiver {
     failures: u32,
     backoff: Backoff,
     foreign: Foreign,
-    /// Parts of a message that is longer than a batch may be.
+    /// What was made of the last messages.
     parts: VecDeque<Batch>,
     /// With `--once`: fires when the end may be taken.
     once: Option<CancellationToken>,
@@ -256,38 +257,52 @@ impl Receiver {
         }
     }
 
+    /// Takes a message, and the short ones that wait behind it and continue it.
+    fn take(&mut self, base: &Base, first: Delivered) {
+        let (mut run, mut next) = (Run::new(Places::Same, self.settings.max_batch_bytes), Some(first));
+        while let Some(delivered) = next {
+            for batch in self.batches(base, delivered) {
+                self.parts.extend(run.add(batch));
+            }
+            let session = self.session.as_mut().filter(|_| self.parts.is_empty() && !run.is_long());
+            next = session.and_then(|session| session.consumer.next_waiting());
+        }
+        self.parts.extend(run.finish());
+        let cursor = self
+            .place
+            .as_ref()
+            .map(|place| Cursor { transport: self.transport.clone(), position: place.to_string().into() });
+        // Only all parts of all these messages together move the cursor.
+        if let Some(last) = self.parts.back_mut() {
+            last.cursor = cursor;
+        }
+    }
+
     /// Makes batches of a message; none when it is known, or damaged.
-    fn take(&mut self, base: Base, delivered: Delivered) {
+    fn batches(&mut self, base: &Base, delivered: Delivered) -> Vec<Batch> {
         let (sequence, time) = (delivered.sequence, delivered.stored_at());
-        let subject = delivered.message.subject.clone();
+        let message = delivered.message;
+        let subject = message.subject;
         // A stream may hold more than was asked for, from before its subjects were changed.
         if !self.filters.iter().any(|filter| covers(filter, &subject)) {
-            return;
+            return Vec::new();
         }
-        let place = Place { base, sequence, time: delivered.time };
-        let message = delivered.message;
+        self.place = Some(Place { base: base.clone(), sequence, time: delivered.time });
         let max_data_bytes = MAX_DATA_BYTES.max(self.api.requests().connection().client.max_payload());
         let headers = message.headers.as_ref();
         let decoded = wire::decode(&self.subjects, &subject, headers, message.payload, max_data_bytes);
-        let cursor = Cursor { transport: self.transport.clone(), position: place.to_string().into() };
-        let foreign_epoch = place.base.foreign_epoch;
-        self.place = Some(place);
         match decoded {
             Ok(Decoded::Ours { origin, epoch, start, content, place }) => {
-                if let Some(marks) = &self.marks {
-                    let length = match &content {
-                        Content::Data(bytes) => bytes.len() as u64,
-                        Content::Loss { missing, .. } => *missing,
-                    };
-                    marks.note(&origin, epoch, start + length, sequence);
-                }
                 let batch = Batch { origin, epoch, start, content, time, place, cursor: None, lease: None };
-                self.parts.extend(wire::split(batch, self.settings.max_batch_bytes));
+                if let Some(marks) = &self.marks {
+                    marks.note(&batch.origin, epoch, batch.end(), sequence);
+                }
+                wire::split(batch, self.settings.max_batch_bytes).collect()
             }
             Ok(Decoded::Foreign { host, bytes }) => {
                 let origin = Origin::new(host, subject.as_bytes());
-                let message = ForeignMessage { origin, epoch: foreign_epoch, sequence, time, bytes };
-                self.parts.extend(self.foreign.number(message, self.settings.max_batch_bytes));
+                let message = ForeignMessage { origin, epoch: base.foreign_epoch, sequence, time, bytes };
+                self.foreign.number(message, self.settings.max_batch_bytes).collect()
             }
             Err(refused) => {
                 let (stream, subject) = (&self.plan.name, Escaped(subject.as_bytes()));
@@ -295,11 +310,8 @@ impl Receiver {
                 let message =
                     format!("a message on `{subject}` in the stream `{stream}` is left out: {refused}");
                 self.refused.report(&message, |message| tracing::error!("{message} (sequence {sequence})"));
+                Vec::new()
             }
-        }
-        // Only all parts of a message together move the cursor.
-        if let Some(last) = self.parts.back_mut() {
-            last.cursor = Some(cursor);
         }
     }
 }
@@ -314,7 +326,7 @@ impl Source for Receiver {
             let next = self.next_message().await;
             let next = next.with_context(|| format!("cannot read from the stream `{}`", self.plan.name))?;
             let Some((base, delivered)) = next else { return Ok(None) };
-            self.take(base, delivered);
+            self.take(&base, delivered);
         }
     }
 }

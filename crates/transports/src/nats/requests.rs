@@ -17,6 +17,7 @@ use fshipper_pipeline::Escaped;
 use futures::StreamExt as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::client::Subscriber;
 use super::connect::Connection;
@@ -27,6 +28,9 @@ pub(super) struct Requests {
     connection: Connection,
     inbox: String,
     next_number: AtomicU64,
+    /// How long the fastest reply took since the connection was made, in microseconds; the most before there
+    /// was any.
+    fastest_reply: AtomicU64,
     waiting: Arc<Waiting>,
     /// Ends with this struct.
     _reader: JoinSet<()>,
@@ -81,7 +85,14 @@ impl Requests {
         let waiting = Arc::new(Waiting::default());
         let mut reader = JoinSet::new();
         reader.spawn(hand_out(subscriber, denied, waiting.clone()));
-        Ok(Self { connection, inbox, next_number: AtomicU64::new(0), waiting, _reader: reader })
+        Ok(Self {
+            connection,
+            inbox,
+            next_number: AtomicU64::new(0),
+            fastest_reply: AtomicU64::new(u64::MAX),
+            waiting,
+            _reader: reader,
+        })
     }
 
     /// The connection they go over.
@@ -93,6 +104,13 @@ impl Requests {
     pub(super) fn server(&self) -> String {
         let info = self.connection.client.server_info();
         format!("the server `{}` {}", Escaped(info.server_name.as_bytes()), Escaped(info.version.as_bytes()))
+    }
+
+    /// How long a round trip takes at least; `None` before there was one.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        Some(self.fastest_reply.load(Ordering::Relaxed))
+            .filter(|&micros| micros != u64::MAX)
+            .map(Duration::from_micros)
     }
 
     /// Sends one message and waits for the reply.
@@ -115,15 +133,23 @@ impl Requests {
         let reply = format!("{}.{}", self.inbox, expected.number);
         let exchange = async {
             self.publish_all(messages, reply).await?;
-            receiver.await.map_err(|_| match self.waiting.lock().denied.clone() {
+            let sent = Instant::now();
+            let reply = receiver.await.map_err(|_| match self.waiting.lock().denied.clone() {
                 Some(denied) => Failure::Denied(denied),
                 None => Failure::Closed("the inbox is gone".to_owned()),
-            })
+            })?;
+            let micros = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.fastest_reply.fetch_min(micros, Ordering::Relaxed);
+            Ok(reply)
         };
         let message = tokio::select! {
             biased;
             reply = tokio::time::timeout(REPLY_TIMEOUT, exchange) => reply.unwrap_or(Err(Failure::TimedOut))?,
-            _ = link.changed() => return Err(Failure::Reconnected),
+            _ = link.changed() => {
+                // The next server may be nearer, or farther away.
+                self.fastest_reply.store(u64::MAX, Ordering::Relaxed);
+                return Err(Failure::Reconnected);
+            }
             denied = denied => return Err(Failure::Denied(denied)),
         };
         if message.status == Some(StatusCode::NO_RESPONDERS) {

@@ -15,7 +15,7 @@ use super::config::Framing;
 use super::connect::Queues;
 use super::floor::FloorPlan;
 use super::floor::listener::Listener;
-use super::publisher::{Held, Order, Publisher};
+use super::publisher::{Held, MAX_ATOMIC_UNDER_WAY, Order, Publisher};
 use super::restore::restore;
 use super::shipper::Shipper;
 use super::stream::{End, Plan, Stream};
@@ -48,9 +48,6 @@ const ORDERS: usize = 16;
 /// How many origins publish at once: enough to hide the round trip behind each other.
 const MAX_UNDER_WAY: usize = 64;
 
-/// The same with atomic batches, of which a stream allows 50 to all its producers together.
-const MAX_ATOMIC_UNDER_WAY: usize = 16;
-
 impl Sender {
     /// Verifies the stream, or creates it.
     ///
@@ -69,7 +66,14 @@ impl Sender {
         let stream = Stream::open(&api, plan, &subjects, End::Sender).await?;
         let (orders, unstarted) = mpsc::channel(ORDERS);
         Ok(Self {
-            shipper: Arc::new(Shipper::new(api, stream, subjects, framing, encoding)),
+            shipper: Arc::new(Shipper::new(
+                api,
+                stream,
+                subjects,
+                framing,
+                encoding,
+                context.settings.max_batch_bytes,
+            )),
             settings: context.settings,
             progress: context.progress,
             floor,
@@ -126,7 +130,6 @@ impl Sink for Sender {
         let publisher = Publisher::new(
             self.shipper.clone(),
             restored.tails,
-            self.settings.max_batch_bytes,
             if *framing == Framing::Line { MAX_ATOMIC_UNDER_WAY } else { MAX_UNDER_WAY },
             orders,
             self.held.clone(),

@@ -5,7 +5,7 @@
 //! and once, whatever is lost, late or sent twice, and whoever else publishes.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, Subject};
 use fshipper_pipeline::{Backoff, Batch, Complaint, Content, Epoch, Origin};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::api::{Api, ApiError, Refusal};
 use super::config::Framing;
@@ -39,8 +40,12 @@ pub(super) struct Shipper {
     pub(super) subjects: Subjects,
     pub(super) framing: Framing,
     pub(super) encoding: Encoding,
+    /// The most that one message carries, whatever the server would take.
+    max_batch_bytes: usize,
     /// Whether the stream takes atomic batches; it may turn out that it does not.
     atomic: AtomicBool,
+    /// How many bytes of one log may share a round trip.
+    shared_bytes: AtomicUsize,
     next_batch: AtomicU64,
     batch_prefix: u64,
     /// The stream does not take anything now.
@@ -52,11 +57,11 @@ pub(super) struct Shipper {
     reached: OnceLock<HashMap<Origin, (Epoch, u64)>>,
 }
 
-/// What one publish carries: one message, or an atomic batch of a line each.
+/// What one publish carries: one message, or an atomic batch of several.
 struct Parcel {
     /// The bytes of all its messages.
     batch: Batch,
-    messages: usize,
+    messages: Vec<Batch>,
 }
 
 #[derive(Deserialize)]
@@ -71,8 +76,20 @@ struct Acknowledgement {
 /// The most messages that the server takes in one atomic batch.
 const ATOMIC_BATCH_MESSAGES: usize = 1000;
 
+/// A round trip that takes longer than the message itself: a log goes on only when it is over, so then several
+/// messages share one. The server pays for that by writing everything twice.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
+
 /// What JetStream's headers add to one of our messages, besides the name of the stream.
 const JETSTREAM_HEADER_BYTES: usize = 256;
+
+/// What shares a round trip at most: half of what a hop may hold, so that the other half is read meanwhile.
+const MAX_SHARED_BYTES: usize = 4 << 20;
+
+/// What is stored so soon may be more the next time, and what takes so long should be less: far below the time
+/// after which nobody waits for an answer any more.
+const QUICK: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_secs(2);
 
 /// The pauses between attempts while the stream does not take anything.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -96,6 +113,7 @@ impl Shipper {
         subjects: Subjects,
         framing: Framing,
         encoding: Encoding,
+        max_batch_bytes: usize,
     ) -> Self {
         Self {
             continuity: Continuity::new(api.requests().connection().client.connects()),
@@ -105,6 +123,8 @@ impl Shipper {
             subjects,
             framing,
             encoding,
+            max_batch_bytes,
+            shared_bytes: AtomicUsize::new(0),
             next_batch: AtomicU64::new(0),
             batch_prefix: fastrand::u64(..),
             full: Mutex::default(),
@@ -125,6 +145,34 @@ impl Shipper {
         let max_bytes = self.stream.max_message_bytes.map_or(max_payload, |bytes| bytes.min(max_payload));
         let jetstream = JETSTREAM_HEADER_BYTES + self.stream.name.len();
         max_bytes.checked_sub(wire::header_bytes(batch, self.encoding) + jetstream).filter(|&room| room > 0)
+    }
+
+    /// How many bytes of a log are best published at once, `batch` being the first of them. `is_crowded`: so many
+    /// logs publish now that no more atomic batches may be open.
+    pub(super) fn appetite(&self, batch: &Batch, is_crowded: bool) -> usize {
+        let one = self.room(batch).map_or(self.max_batch_bytes, |room| room.min(self.max_batch_bytes));
+        if is_crowded || self.framing == Framing::Line || !self.atomic.load(Ordering::Relaxed) {
+            return one;
+        }
+        if self.is_far_away() { one.max(self.shared_bytes.load(Ordering::Relaxed)) } else { one }
+    }
+
+    /// Whether a log spends more time waiting for an answer than it takes to send a message.
+    fn is_far_away(&self) -> bool {
+        self.api.requests().round_trip().is_some_and(|least| least >= LONG_ROUND_TRIP)
+    }
+
+    /// Learns from how long `bytes` took how many may share the next round trip: what a fast line needs would
+    /// block a slow one.
+    fn learn(&self, bytes: usize, taken: Duration) {
+        let shared = if taken < QUICK {
+            (bytes * 2).clamp(self.shared_bytes.load(Ordering::Relaxed), MAX_SHARED_BYTES)
+        } else if taken > SLOW {
+            0
+        } else {
+            return;
+        };
+        self.shared_bytes.store(shared, Ordering::Relaxed);
     }
 
     /// Publishes a batch after `tail`, where that is known, and waits until the stream has all of it; the new
@@ -160,8 +208,10 @@ impl Shipper {
                 tokio::time::sleep(backoff.pause()).await;
             }
             let parcel = self.parcel(&batch)?;
+            let begin = Instant::now();
             match self.publish(&subject, &parcel, places, tail.sequence).await? {
                 Outcome::Stored(sequence) => {
+                    self.learn(parcel.batch.bytes().len(), begin.elapsed());
                     tail = Tail { sequence, end: Some((batch.epoch, parcel.batch.end())) };
                     self.continuity.note(&batch.origin, &tail);
                     rest = after(batch, offset_of(&tail));
@@ -177,6 +227,8 @@ impl Shipper {
                     rest = Some(batch);
                 }
                 Outcome::Later { reason, needs_operator } => {
+                    // It may be that there are too many atomic batches: one message goes all the same.
+                    self.shared_bytes.store(0, Ordering::Relaxed);
                     refusals += 1;
                     if needs_operator || refusals >= MAX_QUIET_REFUSALS {
                         self.complain_of(&reason);
@@ -186,6 +238,7 @@ impl Shipper {
                     rest = Some(batch);
                 }
                 Outcome::Doubtful { reason, last_sequence } => {
+                    self.shared_bytes.store(0, Ordering::Relaxed);
                     tracing::debug!("asking what became of a message to `{subject}`: {reason}");
                     let start = batch.start;
                     (tail, rest) = self.settle(&subject, tail, batch, &parcel, last_sequence).await?;
@@ -210,20 +263,28 @@ impl Shipper {
                 self.stream.max_message_bytes.unwrap_or_else(|| self.max_payload())
             )));
         };
-        let mut first = first_of(wire::split(batch.clone(), room));
-        if self.framing == Framing::Batch {
-            return Ok(Parcel { batch: first, messages: 1 });
+        let room = room.min(self.max_batch_bytes);
+        let is_atomic = self.atomic.load(Ordering::Relaxed);
+        let messages: Vec<_> = match self.framing {
+            Framing::Batch => {
+                let most = if is_atomic && self.is_far_away() { ATOMIC_BATCH_MESSAGES } else { 1 };
+                let most_bytes = room.max(self.shared_bytes.load(Ordering::Relaxed)) as u64;
+                // The first one always goes, also when it records a great loss.
+                let fits = |message: &Batch| {
+                    message.start == batch.start || message.end() - batch.start <= most_bytes
+                };
+                wire::split(batch.clone(), room).take(most).take_while(fits).collect()
+            }
+            Framing::Line => {
+                let most = if is_atomic { ATOMIC_BATCH_MESSAGES } else { 1 };
+                wire::lines(first_of(wire::split(batch.clone(), room))).take(most).collect()
+            }
+        };
+        let mut all = batch.clone();
+        if let Content::Data(bytes) = &mut all.content {
+            bytes.truncate(messages.iter().map(|message| message.bytes().len()).sum());
         }
-        let most = if self.atomic.load(Ordering::Relaxed) { ATOMIC_BATCH_MESSAGES } else { 1 };
-        let (mut messages, mut length) = (0, 0);
-        for line in wire::lines(first.clone()).take(most) {
-            messages += 1;
-            length += line.bytes().len();
-        }
-        if let Content::Data(bytes) = &mut first.content {
-            bytes.truncate(length);
-        }
-        Ok(Parcel { batch: first, messages })
+        Ok(Parcel { batch: all, messages })
     }
 
     async fn publish(
@@ -264,15 +325,12 @@ impl Shipper {
         places: &'a Places,
         sequence: u64,
     ) -> impl Iterator<Item = OutboundMessage> + Send + 'a {
-        let batch_id = (parcel.messages > 1).then(|| {
+        let count = parcel.messages.len();
+        let batch_id = (count > 1).then(|| {
             let number = self.next_batch.fetch_add(1, Ordering::Relaxed);
             format!("{:016x}-{number:x}", self.batch_prefix)
         });
-        let batches: Box<dyn Iterator<Item = Batch> + Send> = match parcel.messages {
-            1 => Box::new(std::iter::once(parcel.batch.clone())),
-            _ => Box::new(wire::lines(parcel.batch.clone())),
-        };
-        batches.zip(1..).map(move |(mut batch, number)| {
+        parcel.messages.iter().cloned().zip(1..).map(move |(mut batch, number)| {
             batch.place = places.at(batch.end());
             let reached = self.reached.get().and_then(|reached| reached.get(&batch.origin));
             let reached = reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end);
@@ -282,7 +340,7 @@ impl Shipper {
                 headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
             }
             if let Some(id) = &batch_id {
-                add_batch_headers(&mut headers, id, number, parcel.messages);
+                add_batch_headers(&mut headers, id, number, count);
             }
             OutboundMessage { subject: subject.clone(), reply: None, headers: Some(headers), payload }
         })
@@ -380,7 +438,7 @@ impl Shipper {
     fn give_up_atomic_batches(&self) {
         if self.atomic.swap(false, Ordering::Relaxed) {
             let name = &self.stream.name;
-            tracing::warn!("stream `{name}` does not allow atomic batches any more: lines go one by one");
+            tracing::warn!("stream `{name}` does not allow atomic batches any more: messages go one by one");
         }
     }
 

@@ -28,7 +28,7 @@ pub(super) struct Plan {
     pub(super) max_age: Option<Duration>,
     /// How much a created one keeps; without bound when absent.
     pub(super) max_bytes: Option<u64>,
-    /// Whether atomic batches are wanted: `framing = "line"`.
+    /// Whether nothing goes fast without atomic batches: `framing = "line"`. A created stream always takes them.
     pub(super) atomic: bool,
 }
 
@@ -221,7 +221,7 @@ async fn create(api: &Api, plan: &Plan, subjects: &Subjects) -> Result<Info> {
         max_msgs_per_subject: -1,
         max_msg_size: -1,
         allow_direct: true,
-        allow_atomic: plan.atomic,
+        allow_atomic: true,
         ..Config::default()
     };
     match api.call(&format!("STREAM.CREATE.{}", plan.name), Some(&config)).await {

@@ -118,8 +118,10 @@ async fn a_request_says_what_is_missing_and_how_far_the_stream_was_read() {
     let context = context(false);
     let mut receiver = nats.open_receiver(Checkpoint::default(), context.clone()).await.unwrap();
     let mut read = None;
-    for _ in 0..3 {
-        read = crate::support::read(&mut *receiver).await.unwrap().cursor;
+    let mut end = 0;
+    while end < 14 {
+        let batch = crate::support::read(&mut *receiver).await.unwrap();
+        (end, read) = (batch.end(), batch.cursor);
     }
     let gap = Gap { epoch: EPOCH, from: 4, to: 8, place: "here".into(), read };
     testing::miss(&context, &log("/log"), gap);
