@@ -20,6 +20,9 @@ use fshipper_transports as _;
 mod allocator;
 mod arguments;
 mod check;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod logging;
 mod plugins;

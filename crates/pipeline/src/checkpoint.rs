@@ -1,11 +1,15 @@
 //! What a sink durably holds, and the rule that makes delivery exact: [`Checkpoint`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{Batch, Cursor, Epoch, Origin};
+
+mod compact_map;
+
+pub use compact_map::CompactMap;
 
 /// How far one sink has come: origins → (epoch, end), transports → cursor.
 ///
@@ -34,13 +38,16 @@ use crate::{Batch, Cursor, Epoch, Origin};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
-    origins: HashMap<Origin, History>,
+    origins: CompactMap<Origin, History>,
     cursors: Cursors,
     changed_origins: HashSet<Origin>,
     changed_cursors: bool,
 }
 
 pub(crate) type Cursors = BTreeMap<Arc<str>, Bytes>;
+
+/// After a commit of more origins than this the memory for their list is given back.
+const KEPT_CAPACITY: usize = 4096;
 
 /// The epochs of one origin and how far each came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +61,20 @@ pub struct History {
 }
 
 impl History {
+    /// Of an origin that has no epochs before.
+    pub fn new(current: Position) -> Self {
+        Self { current, earlier: Vec::new() }
+    }
+
+    /// Moves the origin; an epoch other than the present one is a new history after it.
+    pub fn go_to(&mut self, position: Position) {
+        if self.current.epoch != position.epoch {
+            self.earlier.retain(|(epoch, _)| *epoch != position.epoch);
+            self.earlier.push((self.current.epoch, self.current.offset));
+        }
+        self.current = position;
+    }
+
     /// Where the origin ended before in its present epoch, if a sender wants it again from further down. A source
     /// that finds the bytes gone records the loss of all of them up to there: somebody may have some, and no other
     /// bytes may take their offsets.
@@ -109,6 +130,20 @@ pub enum Admission {
 }
 
 impl Checkpoint {
+    /// What a sink restores; nothing of it counts as changed.
+    pub fn restored(
+        origins: impl IntoIterator<Item = (Origin, History)>,
+        cursors: impl IntoIterator<Item = Cursor>,
+    ) -> Self {
+        let cursors = cursors.into_iter().map(|cursor| (cursor.transport, cursor.position));
+        Self {
+            origins: origins.into_iter().collect(),
+            cursors: cursors.collect(),
+            changed_origins: HashSet::new(),
+            changed_cursors: false,
+        }
+    }
+
     /// Where `origin` stands, if anything of it is known.
     pub fn position(&self, origin: &Origin) -> Option<&Position> {
         self.origins.get(origin).map(|history| &history.current)
@@ -175,16 +210,9 @@ impl Checkpoint {
     /// Sets where `origin` stands; an epoch other than the present one is a new history after it.
     pub fn set_position(&mut self, origin: &Origin, position: Position) {
         match self.origins.get_mut(origin) {
-            Some(history) => {
-                if history.current.epoch != position.epoch {
-                    history.earlier.retain(|(epoch, _)| *epoch != position.epoch);
-                    history.earlier.push((history.current.epoch, history.current.offset));
-                }
-                history.current = position;
-            }
+            Some(history) => history.go_to(position),
             None => {
-                let history = History { current: position, earlier: Vec::new() };
-                self.origins.insert(origin.clone(), history);
+                self.origins.insert(origin.clone(), History::new(position));
             }
         }
         if !self.changed_origins.contains(origin) {
@@ -195,9 +223,13 @@ impl Checkpoint {
     /// Sets all that is known of `origin`, as a sink does when it restores, or forgets it.
     pub fn set_history(&mut self, origin: &Origin, history: Option<History>) {
         match history {
-            Some(history) => self.origins.insert(origin.clone(), history),
-            None => self.origins.remove(origin),
-        };
+            Some(history) => {
+                self.origins.insert(origin.clone(), history);
+            }
+            None => {
+                self.origins.remove(origin);
+            }
+        }
         self.changed_origins.insert(origin.clone());
     }
 
@@ -220,7 +252,8 @@ impl Checkpoint {
 
     /// The origins that changed since the last [`Checkpoint::clear_changes`], in no order.
     pub fn changed_origins(&self) -> impl Iterator<Item = (&Origin, &History)> {
-        self.changed_origins.iter().filter_map(|origin| self.origins.get_key_value(origin))
+        let changed = self.changed_origins.iter();
+        changed.filter_map(|origin| self.origins.get(origin).map(|history| (origin, history)))
     }
 
     /// Whether a cursor changed since the last [`Checkpoint::clear_changes`].
@@ -236,6 +269,7 @@ impl Checkpoint {
     /// Forgets what changed: the pump calls it after a commit, a sink after it restored.
     pub fn clear_changes(&mut self) {
         self.changed_origins.clear();
+        self.changed_origins.shrink_to(KEPT_CAPACITY);
         self.changed_cursors = false;
     }
 }

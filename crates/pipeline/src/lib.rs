@@ -39,7 +39,7 @@ pub mod testing;
 
 pub use backoff::Backoff;
 pub use batch::{Batch, BudgetLease, Content, Cursor};
-pub use checkpoint::{Admission, Checkpoint, History, Position};
+pub use checkpoint::{Admission, Checkpoint, CompactMap, History, Position};
 pub use complaint::Complaint;
 pub use context::{Context, Fatal, Settings};
 pub use journal::Journal;

@@ -1,5 +1,6 @@
 //! Who bytes belong to: [`Origin`] and [`Epoch`].
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -8,29 +9,31 @@ use std::sync::Arc;
 ///
 /// The bytes of an origin, across all rotations, are one endless byte string. Both parts are raw bytes:
 /// they may come off the wire and are never trusted. Cloning is cheap.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Origin(Arc<Parts>);
 
-#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Host and path one after the other: there may be a hundred thousand of these.
+#[derive(PartialEq, Eq, Hash)]
 struct Parts {
-    host: Box<[u8]>,
-    path: Box<[u8]>,
+    host_length: usize,
+    bytes: Box<[u8]>,
 }
 
 impl Origin {
     /// The log that `host` keeps at `path`.
     pub fn new(host: impl AsRef<[u8]>, path: impl AsRef<[u8]>) -> Self {
-        Self(Arc::new(Parts { host: host.as_ref().into(), path: path.as_ref().into() }))
+        let (host, path) = (host.as_ref(), path.as_ref());
+        Self(Arc::new(Parts { host_length: host.len(), bytes: [host, path].concat().into() }))
     }
 
     /// The host's name, raw.
     pub fn host(&self) -> &[u8] {
-        &self.0.host
+        &self.0.bytes[..self.0.host_length]
     }
 
     /// The path under which the host first saw the log, raw.
     pub fn path(&self) -> &[u8] {
-        &self.0.path
+        &self.0.bytes[self.0.host_length..]
     }
 
     /// The last component of the path; the whole path when it holds no slash.
@@ -39,6 +42,19 @@ impl Origin {
             Some(slash) => &self.path()[slash + 1..],
             None => self.path(),
         }
+    }
+}
+
+/// By host, then by path.
+impl Ord for Origin {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.host(), self.path()).cmp(&(other.host(), other.path()))
+    }
+}
+
+impl PartialOrd for Origin {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -120,6 +136,14 @@ mod tests {
     fn display_escapes_what_a_terminal_would_obey() {
         let origin = Origin::new(b"we\x1b[31mb", b"/var/\xff\nlog");
         assert_eq!(origin.to_string(), r"we\u{1b}[31mb:/var/\xff\nlog");
+    }
+
+    #[test]
+    fn host_and_path_are_told_apart_and_ordered_by_the_host_first() {
+        let (short, long) = (Origin::new("a", "b/log"), Origin::new("ab", "/log"));
+        assert_ne!(short, long);
+        assert_eq!((short.host(), short.path()), (&b"a"[..], &b"b/log"[..]));
+        assert!(short < long && Origin::new("a", "/x") < Origin::new("a", "/y"));
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub enum News {
     /// It is durable up to here.
     Committed(Position),
     /// It cannot go on: bytes are missing.
-    Missing(Gap),
+    Missing(Box<Gap>),
 }
 
 /// Bytes that a hop waits for.
@@ -198,7 +198,7 @@ impl Progress {
 
     /// `origin` cannot go on for want of these bytes.
     pub(crate) fn miss(&self, origin: &Origin, gap: Gap) {
-        self.0.news.tell(origin, News::Missing(gap));
+        self.0.news.tell(origin, News::Missing(Box::new(gap)));
     }
 
     /// How long to wait for missing bytes; `None` when nobody can be asked.

@@ -45,6 +45,9 @@ const BATCH_OVERHEAD_BYTES: usize = 256;
 /// More batches than this wait nowhere: it bounds the channel's own memory, the budget bounds the bytes.
 const CHANNEL_BATCHES: usize = 1024;
 
+/// A map that had to hold more than this between two commits gives the memory back.
+const KEPT_CAPACITY: usize = 4096;
+
 /// The pauses before a held origin is tried again.
 const HOLD_FIRST: Duration = Duration::from_secs(1);
 const HOLD_MOST: Duration = Duration::from_secs(60);
@@ -412,6 +415,7 @@ impl Writer<'_> {
         }
         (self.dirty, self.uncommitted_bytes) = (false, 0);
         self.before.clear();
+        self.before.shrink_to(KEPT_CAPACITY);
         self.metrics.progress.commit(&self.checkpoint);
         self.checkpoint.clear_changes();
         self.committed_cursors = self.checkpoint.clone_cursors();

@@ -50,6 +50,8 @@ use crate::{
     Source, Written,
 };
 
+pub mod fuzz;
+
 /// A source that gives nothing for this long, though it has something, hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 

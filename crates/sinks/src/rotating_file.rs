@@ -60,6 +60,9 @@ mod confined;
 mod disk;
 mod encode;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod lock;
 mod names;

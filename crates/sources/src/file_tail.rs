@@ -59,6 +59,9 @@ mod contents;
 mod copies;
 mod discovery;
 mod forgetting;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gunzip;
 mod identity;
 mod lines;

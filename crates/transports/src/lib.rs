@@ -25,3 +25,6 @@ mod nats;
 
 pub use memory::Memory;
 pub use nats::Nats;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use nats::fuzzing;

@@ -31,6 +31,8 @@ mod escape;
 mod events;
 mod floor;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod intake;
 mod jetstream;
 mod login;

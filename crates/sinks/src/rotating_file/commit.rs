@@ -44,8 +44,8 @@ impl Writer {
     pub(super) fn commit(&mut self, claims: Claims, hangup: bool) -> Result<Vec<(Origin, String)>> {
         self.record(Some(claims))?;
         if hangup {
-            for file in self.files.ids() {
-                self.check_is_in_place(file)?;
+            for (file, output) in self.outputs.active_files().collect::<Vec<_>>() {
+                self.check_is_in_place(file, output)?;
             }
             self.files.close_all();
         }
@@ -66,7 +66,7 @@ impl Writer {
         self.noted.clear();
         let (active, rotated) = self.files.settle(&lost);
         self.to_compress.extend(rotated);
-        active.into_iter().try_for_each(|file| self.check_is_in_place(file))
+        active.into_iter().try_for_each(|(file, output)| self.check_is_in_place(file, output))
     }
 
     /// Tells whether an output has lost what was taken for it.
@@ -90,8 +90,8 @@ impl Writer {
                     claimed.current.offset
                 );
             };
-            let held = self.outputs.get(author.output).held.is_some();
-            let durable = self.ledger.state().checkpoint.history(&origin);
+            let held = self.outputs.held(author.output).is_some();
+            let durable = self.ledger.state().history(author.id);
             let ours = self.moved.get(&author.id).or(durable.map(|history| &history.current));
             if !held && is_beyond(&claimed.current, ours) {
                 bail!(
@@ -130,7 +130,7 @@ impl Writer {
                 (live.written, live.record.length) = (length, length);
             }
             let grown = live.birth == Birth::Recorded && live.record.stage == Stage::Active;
-            let period = self.ledger.state().files.get(&file).map(|record| record.period);
+            let period = self.ledger.state().files.get(file).map(|record| record.period);
             let record = &live.record;
             entries.push(match grown && period == Some(record.period) {
                 true => Entry::Length(file, record.length, record.tail),
@@ -163,10 +163,9 @@ impl Writer {
     }
 
     /// Whoever renames or deletes an active file, as logrotate does, gets a new one.
-    fn check_is_in_place(&mut self, file: FileId) -> Result<()> {
-        let Some(live) = self.files.get(file) else { return Ok(()) };
-        let (output, record) = (live.output, &live.record);
-        if self.outputs.get(output).active != Some(file) || record.inode == 0 {
+    fn check_is_in_place(&mut self, file: FileId, output: OutputId) -> Result<()> {
+        let Some(record) = self.ledger.state().files.get(file) else { return Ok(()) };
+        if self.outputs.active(output) != Some(file) {
             return Ok(());
         }
         let there = self.disk.stat(&record.path)?;
@@ -180,7 +179,7 @@ impl Writer {
             tracing::info!("`{path}` was rotated by somebody else: going on in a new file");
         }
         self.files.remove(file);
-        self.outputs.get_mut(output).active = None;
+        self.outputs.set_active(output, None);
         self.settled.push(Entry::Forget(file));
         Ok(())
     }

@@ -103,7 +103,7 @@ impl Writer {
             && let Some(file) = self.to_compress.front().copied()
         {
             let state = self.ledger.state();
-            match state.files.get(&file) {
+            match state.files.get(file) {
                 // Its record is on its way.
                 Some(record) if record.stage == Stage::Active || state.intents.contains_key(&file) => break,
                 Some(record) if record.stage == Stage::Rotated => self.compressor.start(file, record)?,
@@ -125,7 +125,7 @@ impl Writer {
         temporary: &FilePath,
         copied: Result<Copied>,
     ) -> Result<()> {
-        let Some(record) = self.ledger.state().files.get(&file).cloned() else {
+        let Some(record) = self.ledger.state().files.get(file).cloned() else {
             return remove(&self.disk, temporary);
         };
         let path = self.disk.shown(&record.path);
@@ -143,7 +143,7 @@ impl Writer {
             }
         };
         let to = record.path.with_suffix(SUFFIX);
-        if self.ledger.state().paths.contains_key(&to) || self.disk.stat(&to)?.is_some() {
+        if self.ledger.state().file_at(&to).is_some() || self.disk.stat(&to)?.is_some() {
             tracing::warn!("`{}` is there already: `{path}` stays as it is", self.disk.shown(&to));
             return remove(&self.disk, temporary);
         }

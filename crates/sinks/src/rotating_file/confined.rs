@@ -21,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use fshipper_pipeline::Escaped;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, Access, AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::names::FilePath;
@@ -61,6 +61,14 @@ pub(super) struct Entry {
 pub(super) struct Handle {
     folder: OwnedFd,
     name: Vec<u8>,
+}
+
+/// A folder to resolve a name in: resolved once, for all calls that belong together.
+#[derive(Debug)]
+enum Holder<'a> {
+    /// The root, as it is open already.
+    Root(BorrowedFd<'a>),
+    Below(OwnedFd),
 }
 
 /// A file, whatever stands in its place: neither followed nor waited for.
@@ -105,12 +113,12 @@ impl Root {
     /// Creates the folders that `path` stands in, with `mode`, as far as they are missing.
     pub(super) fn create_folders(&self, path: &FilePath, mode: u32) -> Result<(), Failure> {
         let (parent, _) = split(path.as_bytes());
-        if self.open_folder(parent, FOLDER).is_ok() {
+        if self.holder(parent).is_ok() {
             return Ok(());
         }
         let failed = |error| self.failure("create the folders of", path, error);
         let mode = Mode::from_raw_mode(mode & PERMISSIONS);
-        let mut holder = self.open_folder(b"", FOLDER).map_err(failed)?;
+        let mut holder = Holder::Root(self.as_fd());
         for name in parent.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
             let is_new = match fs::mkdirat(&holder, name, mode) {
                 Ok(()) => true,
@@ -118,11 +126,12 @@ impl Root {
                 Err(error) => return Err(failed(error)),
             };
             let flags = if is_new { READABLE_FOLDER } else { FOLDER } | OFlags::NOFOLLOW;
-            holder = fs::openat(&holder, name, flags, Mode::empty()).map_err(failed)?;
+            let folder = fs::openat(&holder, name, flags, Mode::empty()).map_err(failed)?;
             if is_new {
                 // The umask took some of it away.
-                fs::fchmod(&holder, mode).map_err(failed)?;
+                fs::fchmod(&folder, mode).map_err(failed)?;
             }
+            holder = Holder::Below(folder);
         }
         Ok(())
     }
@@ -163,12 +172,12 @@ impl Root {
         self.open(path, OFlags::RDWR | OFlags::APPEND)
     }
 
-    /// Creates a file with `mode`, to read it and to append to it.
+    /// Creates a file with `mode`, to read it and to append to it; says what stands there now.
     ///
     /// # Errors
     ///
     /// [`io::ErrorKind::AlreadyExists`] when there is anything at `path`, were it a link to nowhere.
-    pub(super) fn create_append(&self, path: &FilePath, mode: u32) -> Result<File, Failure> {
+    pub(super) fn create_append(&self, path: &FilePath, mode: u32) -> Result<(File, Entry), Failure> {
         self.create(path, OFlags::APPEND, mode)
     }
 
@@ -183,19 +192,31 @@ impl Root {
     ///
     /// [`io::ErrorKind::AlreadyExists`] when there is anything at `path`, were it a link to nowhere.
     pub(super) fn create_new(&self, path: &FilePath, mode: u32) -> Result<File, Failure> {
-        self.create(path, OFlags::empty(), mode)
+        self.create(path, OFlags::empty(), mode).map(|(file, _)| file)
     }
 
     /// What stands at `path`; `None` when nothing does, or the folder is missing too.
     pub(super) fn stat(&self, path: &FilePath) -> Result<Option<Entry>, Failure> {
         let (parent, name) = split(path.as_bytes());
-        let stat = self
-            .open_folder(parent, FOLDER)
-            .and_then(|folder| fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW));
-        match stat {
-            Ok(stat) => Ok(Some(Entry::from(stat))),
+        match self.holder(parent).and_then(|folder| folder.stat(name)) {
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(self.failure("look at", path, error)),
+            stat => stat.map_err(|error| self.failure("look at", path, error)),
+        }
+    }
+
+    /// What stands at `path`; when nothing does, also that a file can be created there, as far as permissions
+    /// tell.
+    pub(super) fn stat_to_create(&self, path: &FilePath) -> Result<Option<Entry>, Failure> {
+        let (parent, name) = split(path.as_bytes());
+        let folder = self.holder(parent);
+        let folder = folder.map_err(|error| self.failure("open the folder of", path, error))?;
+        if let Some(entry) = folder.stat(name).map_err(|error| self.failure("look at", path, error))? {
+            return Ok(Some(entry));
+        }
+        match fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+            // Kernels before 5.8 cannot say it, and a folder may have gone: creating the file will tell.
+            Ok(()) | Err(Errno::NOSYS | Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.failure("create files in the folder of", path, error)),
         }
     }
 
@@ -214,9 +235,8 @@ impl Root {
         let (from_parent, from_name) = split(from.as_bytes());
         let (to_parent, to_name) = split(to.as_bytes());
         let from_folder =
-            self.open_folder(from_parent, FOLDER).map_err(|e| self.failure("open the folder of", from, e))?;
-        let to_folder =
-            self.open_folder(to_parent, FOLDER).map_err(|e| self.failure("open the folder of", to, e))?;
+            self.holder(from_parent).map_err(|e| self.failure("open the folder of", from, e))?;
+        let to_folder = self.holder(to_parent).map_err(|e| self.failure("open the folder of", to, e))?;
         let flags = RenameFlags::NOREPLACE;
         match fs::renameat_with(&from_folder, from_name, &to_folder, to_name, flags) {
             // The file system does not know the flag: a link fails as well when the name is taken.
@@ -230,8 +250,7 @@ impl Root {
     /// Removes the file or link at `path`; says whether there was one.
     pub(super) fn remove_file(&self, path: &FilePath) -> Result<bool, Failure> {
         let (parent, name) = split(path.as_bytes());
-        let removed =
-            self.open_folder(parent, FOLDER).and_then(|folder| fs::unlinkat(&folder, name, AtFlags::empty()));
+        let removed = self.holder(parent).and_then(|folder| fs::unlinkat(&folder, name, AtFlags::empty()));
         match removed {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
@@ -245,9 +264,8 @@ impl Root {
         for end in ends.into_iter().rev() {
             let folder = FilePath::from_bytes(&path.as_bytes()[..end]).expect("a part of a proper path");
             let (parent, name) = split(folder.as_bytes());
-            let removed = self
-                .open_folder(parent, FOLDER)
-                .and_then(|holder| fs::unlinkat(&holder, name, AtFlags::REMOVEDIR));
+            let removed =
+                self.holder(parent).and_then(|holder| fs::unlinkat(&holder, name, AtFlags::REMOVEDIR));
             match removed {
                 Ok(()) | Err(Errno::NOENT) => {}
                 // In use, or a mount point: it stays, and so do those it stands in.
@@ -288,7 +306,7 @@ impl Root {
     fn open(&self, path: &FilePath, flags: OFlags) -> Result<Option<File>, Failure> {
         let (parent, name) = split(path.as_bytes());
         let opened = self
-            .open_folder(parent, FOLDER)
+            .holder(parent)
             .and_then(|folder| fs::openat(&folder, name, flags | NO_SURPRISE, Mode::empty()));
         let file = match opened {
             Ok(file) => file,
@@ -303,17 +321,27 @@ impl Root {
         Ok(Some(File::from(file)))
     }
 
-    fn create(&self, path: &FilePath, flags: OFlags, mode: u32) -> Result<File, Failure> {
+    fn create(&self, path: &FilePath, flags: OFlags, mode: u32) -> Result<(File, Entry), Failure> {
         let (parent, name) = split(path.as_bytes());
         let flags = flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | NO_SURPRISE;
         let mode = Mode::from_raw_mode(mode & PERMISSIONS);
-        let created =
-            self.open_folder(parent, FOLDER).and_then(|folder| fs::openat(&folder, name, flags, mode));
+        let created = self.holder(parent).and_then(|folder| fs::openat(&folder, name, flags, mode));
         let file = created.map_err(|error| self.failure("create", path, error))?;
-        // The umask took some of it away.
-        let set = fs::fchmod(&file, mode);
-        set.map_err(|error| self.failure("set the mode of", path, error))?;
-        Ok(File::from(file))
+        let stat = fs::fstat(&file).map_err(|error| self.failure("look at", path, error))?;
+        // The umask may have taken some of it away.
+        if Mode::from_raw_mode(stat.st_mode & PERMISSIONS) != mode {
+            let set = fs::fchmod(&file, mode);
+            set.map_err(|error| self.failure("set the mode of", path, error))?;
+        }
+        Ok((File::from(file), Entry::from(stat)))
+    }
+
+    /// A folder to resolve a name in; no components are the root itself.
+    fn holder(&self, path: &[u8]) -> Result<Holder<'_>, Errno> {
+        if path.is_empty() {
+            return Ok(Holder::Root(self.as_fd()));
+        }
+        self.open_folder(path, FOLDER).map(Holder::Below)
     }
 
     /// Opens a folder, its components joined by slashes; none for the root itself.
@@ -345,7 +373,7 @@ impl Root {
 
     /// The first component of `path` that is a link, or not what it has to be.
     fn obstacle(&self, path: &[u8]) -> Option<String> {
-        let mut holder = self.open_folder(b"", FOLDER).ok()?;
+        let mut holder = Holder::Root(self.as_fd());
         let ends = ends_of_folders(path).chain([path.len()]).filter(|end| *end > 0);
         for end in ends {
             let (_, name) = split(&path[..end]);
@@ -362,7 +390,8 @@ impl Root {
                     return Some(format!("`{shown}` is a folder where a file should be: move it away"));
                 }
                 FileType::Directory => {
-                    holder = fs::openat(&holder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).ok()?;
+                    let folder = fs::openat(&holder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty());
+                    holder = Holder::Below(folder.ok()?);
                 }
                 _ if end == path.len() => return None,
                 _ => return Some(format!("`{shown}` is a file where a folder should be: move it away")),
@@ -377,6 +406,25 @@ impl Root {
 
     fn shown(&self, path: &[u8]) -> String {
         if path.is_empty() { escaped(&self.path) } else { escaped(&self.absolute(path)) }
+    }
+}
+
+impl Holder<'_> {
+    /// What stands at `name`; a symbolic link is itself.
+    fn stat(&self, name: &[u8]) -> Result<Option<Entry>, Errno> {
+        match fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            stat => stat.map(|stat| Some(Entry::from(stat))),
+        }
+    }
+}
+
+impl AsFd for Holder<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(folder) => *folder,
+            Self::Below(folder) => folder.as_fd(),
+        }
     }
 }
 

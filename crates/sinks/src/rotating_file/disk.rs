@@ -130,6 +130,13 @@ impl Disk {
         Ok(entry.map(|entry| Entry { inode: self.seen(entry.inode), ..entry }))
     }
 
+    /// What stands at `path`; when nothing does, also that a file can be created there, as far as permissions
+    /// tell.
+    pub(super) fn stat_to_create(&self, path: &FilePath) -> Result<Option<Entry>> {
+        let entry = self.root.stat_to_create(path)?;
+        Ok(entry.map(|entry| Entry { inode: self.seen(entry.inode), ..entry }))
+    }
+
     /// The inode and the length of an open file.
     pub(super) fn inode_and_length(&self, file: &File) -> Result<(u64, u64)> {
         let metadata = file.metadata()?;
@@ -158,9 +165,18 @@ impl Disk {
         self.change(Change::Create(path), || Ok(self.root.create_new(path, self.mode)?))
     }
 
-    /// Creates a file that is written to at its end only.
-    pub(super) fn create_to_append(&self, path: &FilePath) -> Result<File> {
-        self.change(Change::Create(path), || Ok(self.root.create_append(path, self.mode)?))
+    /// Creates a file that is written to at its end only, and the folders it stands in where they are missing.
+    /// Says its inode too.
+    pub(super) fn create_to_append(&self, path: &FilePath) -> Result<(File, u64)> {
+        let create = || self.change(Change::Create(path), || Ok(self.root.create_append(path, self.mode)?));
+        let (file, entry) = match create() {
+            Err(error) if is_missing(&error) => {
+                self.create_folders(path)?;
+                create()?
+            }
+            created => created?,
+        };
+        Ok((file, self.seen(entry.inode)))
     }
 
     /// Opens a regular file, to read it and to write to it anywhere; `None` when there is nothing.
@@ -268,22 +284,6 @@ impl Disk {
         self.change(Change::RemoveFolders(path), || Ok(self.root.remove_empty_folders(path)?))
     }
 
-    /// Whether files can be created beside `path`, as far as permissions tell.
-    pub(super) fn check_folder_is_writable(&self, path: &FilePath) -> Result<()> {
-        use rustix::fs::{Access, AtFlags, CWD, accessat};
-        let handle = self.root.handle(path)?;
-        let path_of_handle = handle.path();
-        let folder = path_of_handle.parent().context("a file stands in a folder")?;
-        match accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
-            // Kernels before 5.8 cannot say it: creating the file will.
-            Ok(()) | Err(Errno::NOSYS | Errno::INVAL | Errno::NOENT) => Ok(()),
-            Err(error) => {
-                let message = format!("cannot create files in the folder of `{}`", self.shown(path));
-                Err(io::Error::from(error)).context(message)
-            }
-        }
-    }
-
     #[cfg(not(test))]
     fn write_some(&self, mut file: &File, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         file.write_vectored(slices)
@@ -357,6 +357,12 @@ impl Stream<'_> {
     pub(super) fn into_file(self) -> File {
         self.file
     }
+}
+
+/// Whether the system says that something on the way to a file is not there.
+fn is_missing(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]

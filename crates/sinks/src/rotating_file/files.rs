@@ -3,6 +3,7 @@
 //! Bytes wait in memory until they are written out, so that small batches of one file become one call of the
 //! kernel. However many files there are, only a bounded number is open.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -20,6 +21,9 @@ use super::names::FilePath;
 use super::outputs::OutputId;
 
 /// The files of this session.
+///
+/// Of a file that has not changed since the last record only the ledger knows, and it may still be open: most of
+/// a hundred thousand logs are quiet.
 #[derive(Debug)]
 pub(super) struct Files {
     disk: Arc<Disk>,
@@ -38,7 +42,7 @@ pub(super) struct Files {
     unrecorded: HashSet<FilePath>,
 }
 
-/// A file that is written to.
+/// A file that is written to, from its first change after a record to the next record.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) output: OutputId,
@@ -73,6 +77,9 @@ pub(super) const MAX_SINGLE_SYNCS: usize = 64;
 /// Writes of this size begin to go to the disk at once: at the commit less is left to wait for. Measured, a
 /// backlog is written a third faster. Small ones are better collected by the kernel.
 const EARLY_WRITEBACK_BYTES: u64 = 64 << 10;
+
+/// A map that had to hold more than this between two records gives the memory back.
+const KEPT_CAPACITY: usize = 4096;
 
 /// So many files this process may keep open.
 pub(super) fn max_open_files() -> usize {
@@ -181,7 +188,7 @@ impl Files {
             if live.written - before >= EARLY_WRITEBACK_BYTES {
                 self.disk.begin_writeback(file, before, live.written - before);
             }
-            live.waiting.clear();
+            live.waiting = Vec::new();
             debug_assert_eq!(live.written, live.record.length, "all that was taken is written");
             return Ok(());
         };
@@ -207,10 +214,9 @@ impl Files {
         let live = self.lives.get_mut(&id).expect("an active file lives");
         let (path, shown) = (&live.record.path, self.disk.shown(&live.record.path));
         let file = if live.birth == Birth::New && live.record.inode == 0 {
-            self.disk.create_folders(path)?;
-            let file = self.disk.create_to_append(path)?;
+            let (file, inode) = self.disk.create_to_append(path)?;
             self.created.push(path.clone());
-            live.record.inode = self.disk.inode_and_length(&file)?.0;
+            live.record.inode = inode;
             file
         } else {
             let file = self.disk.open_to_append(path)?;
@@ -264,25 +270,29 @@ impl Files {
         &self.changed
     }
 
-    /// The record is durable: nothing has changed since. Returns the files that are written to no more; they
-    /// are closed.
-    pub(super) fn settle(&mut self, lost: impl Fn(OutputId) -> bool) -> (Vec<FileId>, Vec<FileId>) {
+    /// The record is durable: nothing has changed since. Returns the files that are written to, each with its
+    /// output, and those that are written to no more; these are closed.
+    pub(super) fn settle(
+        &mut self,
+        lost: impl Fn(OutputId) -> bool,
+    ) -> (Vec<(FileId, OutputId)>, Vec<FileId>) {
         let (mut active, mut rotated) = (Vec::new(), Vec::new());
         for id in std::mem::take(&mut self.changed) {
-            let Some(live) = self.lives.get_mut(&id) else { continue };
-            if lost(live.output) {
+            let Entry::Occupied(live) = self.lives.entry(id) else { continue };
+            if lost(live.get().output) {
                 continue;
             }
-            live.changed = false;
+            let live = live.remove();
             self.unrecorded.remove(&live.record.path);
-            live.birth = Birth::Recorded;
             if live.record.stage == Stage::Active {
-                active.push(id);
+                active.push((id, live.output));
             } else {
                 rotated.push(id);
-                self.remove(id);
+                self.handles.pop(&id);
             }
         }
+        self.lives.shrink_to(KEPT_CAPACITY);
+        self.unrecorded.shrink_to(KEPT_CAPACITY);
         (active, rotated)
     }
 
@@ -302,11 +312,6 @@ impl Files {
     /// The length of the file on the disk, if it is open.
     pub(super) fn length(&self, id: FileId) -> Result<Option<u64>> {
         self.handles.peek(&id).map(|file| Ok(self.disk.inode_and_length(file)?.1)).transpose()
-    }
-
-    /// All files that are kept.
-    pub(super) fn ids(&self) -> Vec<FileId> {
-        self.lives.keys().copied().collect()
     }
 
     /// Closes all files; they are opened again when they are written to.

@@ -17,7 +17,6 @@
 //!   whole ones follow is no such thing: then the ledger is refused, and never restarted from nothing.
 
 use std::fs::File;
-use std::io::Read;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -28,8 +27,14 @@ use super::names::FilePath;
 
 mod codec;
 mod encoding;
+mod file_table;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
+mod scan;
 mod state;
 
+pub(super) use file_table::FileTable;
+use scan::Scan;
 pub(super) use state::{Entry, FileId, FileRecord, Intent, OriginId, OriginRecord, Stage, State, Tail};
 
 /// The folder of everything that is not output.
@@ -47,6 +52,10 @@ const NAME: &str = "ledger.";
 
 /// What is not complete yet has this at the end of its name.
 const UNFINISHED: &str = ".new";
+
+/// Neither ledgers nor records have a higher number: at a million a second it takes longer than there were
+/// computers. What claims to have one is damaged, or not ours, and the next number always exists.
+const MAX_NUMBER: u64 = 1 << 52;
 
 /// A ledger is at least this long: a few thousand small commits.
 const MIN_BYTES: usize = 256 << 10;
@@ -101,10 +110,10 @@ impl Ledger {
             let name = path.file_name().to_string_lossy().into_owned();
             let Some(number) = name.strip_prefix(NAME) else { continue };
             match number.parse::<u64>() {
-                Ok(number) => ledgers.push((number, path)),
+                Ok(number) if number <= MAX_NUMBER => ledgers.push((number, path)),
                 Err(_) if number.ends_with(UNFINISHED) => remove(&disk, &path)?,
                 // Somebody has put a copy aside.
-                Err(_) => {}
+                _ => {}
             }
         }
         ledgers.sort();
@@ -113,7 +122,6 @@ impl Ledger {
             (state, sequence) = read(&disk, path)?;
             number = *newest;
         }
-        state.checkpoint.clear_changes();
         let fresh = write_snapshot(&disk, &state, number + 1, sequence, size)?;
         for (_, path) in &ledgers {
             remove(&disk, path)?;
@@ -162,7 +170,6 @@ impl Ledger {
         for entry in entries.drain(..) {
             self.state.apply(entry).map_err(|e| anyhow::anyhow!("the sink wrote a wrong record: {e}"))?;
         }
-        self.state.checkpoint.clear_changes();
         Ok(())
     }
 
@@ -271,15 +278,17 @@ fn fill_with_zeros(disk: &Disk, file: &File, mut at: usize, end: usize) -> Resul
 /// Reads a ledger: what it knows, and the sequence number of its last record.
 fn read(disk: &Disk, path: &FilePath) -> Result<(State, u64)> {
     let name = disk.shown(path);
-    let mut content = Vec::new();
-    let mut file = disk.open(path)?.with_context(|| format!("`{name}` has just gone"))?;
-    file.read_to_end(&mut content).with_context(|| format!("cannot read `{name}`"))?;
+    let file = disk.open(path)?.with_context(|| format!("`{name}` has just gone"))?;
+    let mut scan = Scan::new(file);
+    let unreadable = || format!("cannot read `{name}`");
     let damaged = |at: usize| {
         Fatal::new(format!(
             "`{name}` is damaged at byte {at}: restore `{FOLDER}` from a backup, or move it away together with the output to receive everything again"
         ))
     };
-    let header = content.get(..HEADER_BYTES).ok_or_else(|| damaged(0))?;
+    let header = scan.peek(HEADER_BYTES).with_context(unreadable)?;
+    let header: [u8; HEADER_BYTES] = header.try_into().map_err(|_| damaged(0))?;
+    scan.pass(HEADER_BYTES);
     if !header.starts_with(MAGIC) {
         return Err(damaged(0));
     }
@@ -294,9 +303,11 @@ fn read(disk: &Disk, path: &FilePath) -> Result<(State, u64)> {
         return Err(damaged(0));
     }
     let complete_up_to = u64::from_le_bytes(array(&header[MAGIC.len() + 4..]));
-    let (mut state, mut sequence, mut at) = (State::default(), 0, HEADER_BYTES);
-    while let Some((found, payload)) = codec::take_frame(&content[at..]) {
-        if sequence != 0 && found != sequence + 1 {
+    let (mut state, mut sequence) = (State::default(), 0);
+    loop {
+        let at = scan.at();
+        let Some((found, payload)) = scan.frame().with_context(unreadable)? else { break };
+        if sequence != 0 && found != sequence + 1 || found > MAX_NUMBER {
             return Err(damaged(at));
         }
         let mut reader = codec::Reader::new(payload);
@@ -305,13 +316,15 @@ fn read(disk: &Disk, path: &FilePath) -> Result<(State, u64)> {
             applied.map_err(|_| damaged(at))?;
         }
         sequence = found;
-        at += codec::frame_length(payload.len());
+        let length = codec::frame_length(payload.len());
+        scan.pass(length);
     }
-    let rest = &content[at..];
-    if sequence < complete_up_to || codec::holds_frame(rest, sequence) {
+    let at = scan.at();
+    let rest = scan.rest(sequence).with_context(unreadable)?;
+    if sequence < complete_up_to || rest.holds_frame {
         return Err(damaged(at));
     }
-    if rest.iter().any(|byte| *byte != 0) {
+    if rest.holds_bytes {
         tracing::debug!(path = name, at, "left out an unfinished record");
     }
     Ok((state, sequence))

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use fshipper_pipeline::Origin;
+use fshipper_pipeline::{CompactMap, Origin};
 
 use super::ledger::{Entry, FileId, OriginId, OriginRecord, Stage, State, own};
 use super::names::FilePath;
@@ -15,34 +15,25 @@ use super::path::{Template, collision_suffix};
 /// All outputs, and who writes to them.
 #[derive(Debug)]
 pub(super) struct Outputs {
-    outputs: Vec<Output>,
-    families: HashMap<FilePath, OutputId>,
-    origins: HashMap<Origin, Author>,
-    /// By [`OriginId`].
-    records: Vec<OriginRecord>,
+    /// The file that the next line of each goes to, if there is one, by what its files have in common in all
+    /// periods, with the suffix of its origin; an [`OutputId`] is the number.
+    outputs: CompactMap<FilePath, Option<FileId>>,
+    /// What keeps the files of some apart from those of an origin that renders to the same path.
+    suffixes: HashMap<OutputId, Box<str>>,
+    /// An [`OriginId`] is the number.
+    origins: CompactMap<Origin, OutputId>,
     shared: bool,
+    /// Why nothing can be written to some of them in this session.
+    held: HashMap<OutputId, String>,
     /// Held after bytes for them were taken: what was taken since the last record does not count.
     lost: HashSet<OutputId>,
 }
 
 /// The number of an output in this session.
-pub(super) type OutputId = usize;
+pub(super) type OutputId = u32;
 
 /// The output that takes the notes of losses.
 pub(super) const LOSSES: OutputId = 0;
-
-/// One series of files.
-#[derive(Debug)]
-pub(super) struct Output {
-    /// What its files have in common in all periods, with the suffix of its origin.
-    pub(super) family: FilePath,
-    /// The suffix alone.
-    pub(super) suffix: Box<str>,
-    /// The file that the next line goes to; `None`: to a new one.
-    pub(super) active: Option<FileId>,
-    /// Why nothing can be written to it in this session.
-    pub(super) held: Option<String>,
-}
 
 /// An origin, as one that writes.
 #[derive(Clone, Copy, Debug)]
@@ -61,42 +52,74 @@ impl Outputs {
     /// is another one: suffixes, and files that nobody writes to any more.
     pub(super) fn new(template: &Template, state: &State) -> (Self, Vec<Entry>) {
         let mut outputs = Self {
-            outputs: Vec::new(),
-            families: HashMap::new(),
-            origins: HashMap::with_capacity(state.origins.len()),
-            records: Vec::with_capacity(state.origins.len()),
+            outputs: CompactMap::default(),
+            suffixes: HashMap::new(),
+            origins: CompactMap::default(),
             shared: template.is_shared(),
+            held: HashMap::new(),
             lost: HashSet::new(),
         };
         outputs.add(losses_path(), "".into());
         let mut changes = Vec::new();
-        for record in &state.origins {
-            let before = record.suffix.clone();
-            let author = outputs.register(template, record.clone());
-            let suffix = &outputs.records[author.id as usize].suffix;
-            if *suffix != before {
-                changes.push(Entry::Suffix(author.id, suffix.clone()));
+        for (id, origin, before) in state.origins() {
+            let author = outputs.register(template, origin, before);
+            debug_assert_eq!(id, author.id, "the ledger knows them by the same numbers");
+            let suffix = outputs.suffix(author.output);
+            if !outputs.shared && suffix != before {
+                changes.push(Entry::Suffix(id, suffix.into()));
             }
         }
         for (id, record) in state.files.iter().filter(|(_, record)| record.stage == Stage::Active) {
-            match outputs.families.get(&record.family) {
-                Some(&output) => outputs.outputs[output].active = Some(*id),
+            match outputs.outputs.get_mut(&record.family) {
+                Some(active) => *active = Some(id),
                 None => {
                     let mut record = record.clone();
                     record.stage = Stage::Rotated;
-                    changes.push(Entry::File(*id, record));
+                    changes.push(Entry::File(id, record));
                 }
             }
         }
         (outputs, changes)
     }
 
-    pub(super) fn get(&self, output: OutputId) -> &Output {
-        &self.outputs[output]
+    /// The file that the next line of an output goes to; `None`: to a new one.
+    pub(super) fn active(&self, output: OutputId) -> Option<FileId> {
+        *self.output(output).1
     }
 
-    pub(super) fn get_mut(&mut self, output: OutputId) -> &mut Output {
-        &mut self.outputs[output]
+    /// From now on the lines of an output go to this file.
+    pub(super) fn set_active(&mut self, output: OutputId, file: Option<FileId>) {
+        *self.outputs.value_mut(output).expect("an output is never forgotten") = file;
+    }
+
+    /// What the files of an output have in common in all periods.
+    pub(super) fn family(&self, output: OutputId) -> &FilePath {
+        self.output(output).0
+    }
+
+    /// What keeps the files of an output apart from those of an origin that renders to the same path.
+    pub(super) fn suffix(&self, output: OutputId) -> &str {
+        self.suffixes.get(&output).map_or("", |suffix| suffix)
+    }
+
+    fn output(&self, output: OutputId) -> (&FilePath, &Option<FileId>) {
+        self.outputs.entry(output).expect("an output is never forgotten")
+    }
+
+    /// The files that are written to.
+    pub(super) fn active_files(&self) -> impl Iterator<Item = (FileId, OutputId)> {
+        let outputs = self.outputs.iter().zip(0..);
+        outputs.filter_map(|((_, active), id)| active.map(|file| (file, id)))
+    }
+
+    /// Why nothing can be written to an output in this session, if nothing can.
+    pub(super) fn held(&self, output: OutputId) -> Option<&str> {
+        self.held.get(&output).map(String::as_str)
+    }
+
+    /// Nothing more can be written to an output in this session; the first reason counts.
+    pub(super) fn hold(&mut self, output: OutputId, reason: String) {
+        self.held.entry(output).or_insert(reason);
     }
 
     /// The outputs that have lost what was taken for them; mostly none.
@@ -107,7 +130,7 @@ impl Outputs {
     /// Nothing more can be written to an output in this session, and what was taken for it since the last
     /// record is lost.
     pub(super) fn lose(&mut self, output: OutputId, reason: &str) {
-        self.outputs[output].held = Some(reason.to_owned());
+        self.held.insert(output, reason.to_owned());
         self.lost.insert(output);
     }
 
@@ -118,22 +141,24 @@ impl Outputs {
 
     /// The output that `family` is.
     pub(super) fn of_family(&self, family: &FilePath) -> Option<OutputId> {
-        self.families.get(family).copied()
+        self.outputs.number_of(family)
     }
 
     /// Who `origin` is, if it has written.
     pub(super) fn author(&self, origin: &Origin) -> Option<Author> {
-        self.origins.get(origin).copied()
+        let id = self.origins.number_of(origin)?;
+        Some(Author { id, output: self.origin(id).1 })
     }
 
     /// How many origins have written.
     pub(super) fn count_origins(&self) -> usize {
-        self.records.len()
+        self.origins.len()
     }
 
-    /// The origin with this number.
-    pub(super) fn origin(&self, id: OriginId) -> &Origin {
-        &self.records[id as usize].origin
+    /// The origin with this number, and its output.
+    pub(super) fn origin(&self, id: OriginId) -> (&Origin, OutputId) {
+        let (origin, output) = self.origins.entry(id).expect("an origin is never forgotten");
+        (origin, *output)
     }
 
     /// Who `origin` is; a new one comes with the entry that makes the ledger know it.
@@ -141,41 +166,40 @@ impl Outputs {
         if let Some(author) = self.author(origin) {
             return (author, None);
         }
-        let author = self.register(template, OriginRecord { origin: origin.clone(), suffix: "".into() });
-        let record = self.records[author.id as usize].clone();
-        if !record.suffix.is_empty() {
-            let family = &self.outputs[author.output].family;
+        let author = self.register(template, origin, "");
+        let suffix: Box<str> = self.suffix(author.output).into();
+        if !suffix.is_empty() {
+            let family = self.family(author.output);
             tracing::info!(%origin, "another log has the same output: its own is `{family}`");
         }
-        (author, Some(Entry::Origin(record)))
+        (author, Some(Entry::Origin(OriginRecord { origin: origin.clone(), suffix })))
     }
 
-    fn register(&mut self, template: &Template, mut record: OriginRecord) -> Author {
-        let id = self.records.len() as OriginId;
-        let series = template.series(&record.origin);
+    /// Gives an origin its output, with `suffix` unless somebody else has that already.
+    fn register(&mut self, template: &Template, origin: &Origin, suffix: &str) -> Author {
+        let series = template.series(origin);
         let output = if self.shared {
             let known = self.of_family(&series);
             known.unwrap_or_else(|| self.add(series, "".into()))
         } else {
+            let mut suffix: Box<str> = suffix.into();
             let mut attempt = 0;
-            let mut family = series.with_suffix(&record.suffix);
-            while self.families.contains_key(&family) {
-                record.suffix = collision_suffix(&record.origin, attempt).into();
-                family = series.with_suffix(&record.suffix);
+            let mut family = series.with_suffix(&suffix);
+            while self.of_family(&family).is_some() {
+                suffix = collision_suffix(origin, attempt).into();
+                family = series.with_suffix(&suffix);
                 attempt += 1;
             }
-            self.add(family, record.suffix.clone())
+            self.add(family, suffix)
         };
-        let author = Author { id, output };
-        self.origins.insert(record.origin.clone(), author);
-        self.records.push(record);
-        author
+        Author { id: self.origins.insert(origin.clone(), output), output }
     }
 
     fn add(&mut self, family: FilePath, suffix: Box<str>) -> OutputId {
-        let output = self.outputs.len();
-        self.families.insert(family.clone(), output);
-        self.outputs.push(Output { family, suffix, active: None, held: None });
+        let output = self.outputs.insert(family, None);
+        if !suffix.is_empty() {
+            self.suffixes.insert(output, suffix);
+        }
         output
     }
 }
@@ -190,7 +214,7 @@ mod tests {
         let suffix = |(host, path): &(&str, &str)| {
             let (author, entry) = outputs.author_or_new(&template, &Origin::new(host, path));
             assert!(entry.is_some());
-            outputs.get(author.output).suffix.to_string()
+            outputs.suffix(author.output).to_owned()
         };
         origins.iter().map(suffix).collect()
     }
@@ -212,13 +236,13 @@ mod tests {
         let template = Template::parse("/out/{file}", None).unwrap();
         let (first, second) = (Origin::new("h", "/a/x"), Origin::new("h", "/b/x"));
         let suffix: Box<str> = collision_suffix(&second, 0).into();
-        let mut state = State::default();
-        state.origins.push(OriginRecord { origin: second.clone(), suffix: suffix.clone() });
+        let record = OriginRecord { origin: second.clone(), suffix: suffix.clone() };
+        let state = State::of([Entry::Origin(record)]);
         let (mut outputs, changes) = Outputs::new(&template, &state);
         assert!(changes.is_empty());
         let (author, _) = outputs.author_or_new(&template, &first);
-        assert_eq!(&*outputs.get(author.output).suffix, "");
+        assert_eq!(outputs.suffix(author.output), "");
         let (author, entry) = outputs.author_or_new(&template, &second);
-        assert_eq!((&outputs.get(author.output).suffix, entry), (&suffix, None));
+        assert_eq!((outputs.suffix(author.output), entry), (&*suffix, None));
     }
 }

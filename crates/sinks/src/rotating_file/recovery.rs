@@ -17,7 +17,7 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
     let intents: Vec<_> = ledger.state().intents.iter().map(|(id, intent)| (*id, intent.clone())).collect();
     let mut entries = Vec::new();
     for (id, intent) in intents {
-        let record = ledger.state().files.get(&id).cloned();
+        let record = ledger.state().files.get(id).cloned();
         let entry = match (intent, record) {
             (Intent::Create(new), _) => {
                 undo_creation(disk, ledger, &new.path)?;
@@ -59,7 +59,7 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
 fn undo_creation(disk: &Disk, ledger: &Ledger, path: &FilePath) -> Result<()> {
     let Some(entry) = disk.stat(path)? else { return disk.sync_folder_of(path) };
     let state = ledger.state();
-    let known = state.paths.get(path).and_then(|id| state.files.get(id));
+    let known = state.file_at(path).and_then(|id| state.files.get(id));
     if known.is_some_and(|record| record.inode == entry.inode) {
         return Ok(());
     }
@@ -98,10 +98,11 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
         let path = disk.shown(&record.path);
         match disk.stat(&record.path)? {
             Some(entry) if entry.inode == record.inode && entry.length < record.length => {
-                outputs.get_mut(output).held = Some(format!(
+                let reason = format!(
                     "`{path}` holds {} bytes of the {} that were committed: the disk has lost some, or somebody has cut it; restore it, or move it away to go on in a new one",
                     entry.length, record.length
-                ));
+                );
+                outputs.hold(output, reason);
             }
             Some(entry) if entry.inode == record.inode => cut(disk, record)?,
             there => {
@@ -123,8 +124,8 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
                 if let Some(path) = moved_to {
                     cut_for_good(disk, &FileRecord { path, ..record.clone() })?;
                 }
-                outputs.get_mut(output).active = None;
-                gone.push(Entry::Forget(*id));
+                outputs.set_active(output, None);
+                gone.push(Entry::Forget(id));
             }
         }
     }

@@ -45,7 +45,7 @@ impl Writer {
         let mut below = below.filter_map(|below| FilePath::from_components(below.iter()));
         below.any(|path| {
             path.components().iter().any(|name| name.as_bytes().starts_with(OWN_PREFIX.as_bytes()))
-                || self.ledger.state().paths.contains_key(&path)
+                || self.ledger.state().file_at(&path).is_some()
                 || self.files.claims(&path)
                 || path == self.plan.template.render(origin, &self.plan.calendar.period_of(batch.time))
         })

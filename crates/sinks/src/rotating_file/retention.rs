@@ -1,13 +1,13 @@
 //! Which rotated files go, and when: [`Writer::delete_old`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 
 use super::config::Keep;
-use super::ledger::{Entry, FileId, FileRecord, Intent, Stage};
+use super::ledger::{Entry, FileId, FileRecord, FileTable, Intent, Stage};
 use super::outputs::losses_path;
 use super::writer::Writer;
 
@@ -30,7 +30,8 @@ impl Writer {
         self.patiently(|writer| writer.ledger.append(&mut entries))?;
         let mut outcomes = Vec::new();
         for id in victims {
-            let record = self.ledger.state().files[&id].clone();
+            let record =
+                self.ledger.state().files.get(id).context("a file that is deleted is in the ledger")?.clone();
             let path = self.disk.shown(&record.path);
             match self.disk.remove(&record.path, record.inode) {
                 Ok(_) => {
@@ -53,17 +54,17 @@ impl Writer {
 }
 
 /// The files that `keep` does not cover at `now`, in seconds since 1970, the oldest first.
-fn victims(files: &BTreeMap<FileId, FileRecord>, keep: &Keep, now: i64) -> Vec<FileId> {
+fn victims(files: &FileTable, keep: &Keep, now: i64) -> Vec<FileId> {
     let losses = losses_path();
     let ours = || files.iter().filter(|(_, record)| record.path != losses);
     let mut oldest_first: Vec<_> = ours().collect();
-    oldest_first.sort_by_key(|(id, record)| (record.period.1, **id));
+    oldest_first.sort_by_key(|(id, record)| (record.period.1, *id));
 
     let mut victims = HashSet::new();
     if let Some(age) = keep.age {
         let age = i64::try_from(age.0.as_secs()).unwrap_or(i64::MAX);
         let old = |record: &FileRecord| record.period.1.saturating_add(age) <= now;
-        victims.extend(ours().filter(|(_, record)| old(record)).map(|(id, _)| *id));
+        victims.extend(ours().filter(|(_, record)| old(record)).map(|(id, _)| id));
     }
     if let Some(limit) = keep.files {
         // The active file counts, and is the last to go: that is, never.
@@ -75,22 +76,22 @@ fn victims(files: &BTreeMap<FileId, FileRecord>, keep: &Keep, now: i64) -> Vec<F
                 let kept = kept.entry(&record.family).or_default();
                 *kept += 1;
                 if *kept > limit {
-                    victims.insert(**id);
+                    victims.insert(*id);
                 }
             }
         }
     }
     if let Some(limit) = keep.bytes {
-        let left = oldest_first.iter().filter(|(id, _)| !victims.contains(*id));
+        let left = oldest_first.iter().filter(|(id, _)| !victims.contains(id));
         let mut total: u64 = left.map(|(_, record)| record.length).sum();
         for (id, record) in &oldest_first {
-            if total > limit.0 && record.stage != Stage::Active && victims.insert(**id) {
+            if total > limit.0 && record.stage != Stage::Active && victims.insert(*id) {
                 total -= record.length;
             }
         }
     }
-    let goes = |(id, record): &(&FileId, &FileRecord)| victims.contains(id) && record.stage != Stage::Active;
-    oldest_first.into_iter().filter(goes).map(|(id, _)| *id).collect()
+    let goes = |(id, record): &(FileId, &FileRecord)| victims.contains(id) && record.stage != Stage::Active;
+    oldest_first.into_iter().filter(goes).map(|(id, _)| id).collect()
 }
 
 #[cfg(test)]
@@ -107,7 +108,7 @@ mod tests {
     const NONE: [FileId; 0] = [];
 
     /// Files of (family, day, length, stage); a file's number is its place in the list.
-    fn files(list: &[(&str, i64, u64, Stage)]) -> BTreeMap<FileId, FileRecord> {
+    fn files(list: &[(&str, i64, u64, Stage)]) -> FileTable {
         let record = |(index, &(family, day, length, stage)): (usize, &(&str, i64, u64, Stage))| {
             let family = FilePath::from_bytes(family.as_bytes()).unwrap();
             let path = family.with_suffix(&format!(".{day}-{index}"));
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn notes_of_losses_stay() {
         let mut files = files(&[("a", 1, 1, Stage::Rotated)]);
-        files.get_mut(&0).unwrap().path = losses_path();
+        files.get_mut(0).unwrap().path = losses_path();
         let keep = Keep { age: Some(Period(Duration::from_secs(1))), ..Keep::default() };
         assert_eq!(victims(&files, &keep, 100 * DAY), NONE);
     }

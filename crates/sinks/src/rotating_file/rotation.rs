@@ -88,16 +88,19 @@ impl Writer {
                 (self.plan.calendar.period_at(start), number)
             }
         };
-        let suffix = &self.outputs.get(output).suffix;
+        let suffix = self.outputs.suffix(output);
         let (first, seconds) = if output == LOSSES {
             (losses_path(), (i64::MIN, i64::MAX))
         } else {
             let seconds = (period.start().as_second(), period.end().as_second());
             (self.plan.template.render(origin, &period).with_suffix(suffix), seconds)
         };
+        let family = self.outputs.family(output).clone();
+        // There are as many of these as logs: those that are the same stand in memory once.
+        let first = if first == family { family.clone() } else { first };
         let mut record = FileRecord {
             path: first.clone(),
-            family: self.outputs.get(output).family.clone(),
+            family,
             inode: 0,
             length: 0,
             tail: Tail::Whole,
@@ -110,7 +113,7 @@ impl Writer {
             record.number = number;
             record.path = if number == 0 { first.clone() } else { first.with_suffix(&format!(".{number}")) };
             if !self.is_ours(&record.path) {
-                match self.disk.stat(&record.path)? {
+                match self.disk.stat_to_create(&record.path)? {
                     None => break Birth::New,
                     Some(_) if number > 0 => {}
                     Some(_) => {
@@ -124,15 +127,12 @@ impl Writer {
                 bail!("more than {MAX_NUMBER} files of the name `{}`", self.disk.shown(&first));
             }
         };
-        if birth == Birth::New {
-            self.disk.check_folder_is_writable(&record.path)?;
-        }
         let intent = if birth == Birth::New { Intent::Create } else { Intent::Adopt };
         let id = self.next_file;
         self.next_file += 1;
         self.settled.push(Entry::Intent(id, intent(record.clone())));
         self.files.insert(id, output, record, birth);
-        self.outputs.get_mut(output).active = Some(id);
+        self.outputs.set_active(output, Some(id));
         self.expect_birth();
         Ok(id)
     }
@@ -144,10 +144,10 @@ impl Writer {
 
     /// Whether a file of ours stands at `path`: one in the ledger that has not just left it.
     fn is_recorded(&self, path: &FilePath) -> bool {
-        let Some(id) = self.ledger.state().paths.get(path) else { return false };
+        let Some(id) = self.ledger.state().file_at(path) else { return false };
         let has_left = |entry: &Entry| match entry {
-            Entry::File(moved, record) => moved == id && record.path != *path,
-            Entry::Forget(gone) => gone == id,
+            Entry::File(moved, record) => *moved == id && record.path != *path,
+            Entry::Forget(gone) => *gone == id,
             _ => false,
         };
         !self.settled.iter().any(has_left)
@@ -185,7 +185,7 @@ impl Writer {
         let (output, period, number) = (live.output, live.record.period, live.record.number);
         live.record.stage = Stage::Rotated;
         self.files.note_change(file);
-        self.outputs.get_mut(output).active = None;
+        self.outputs.set_active(output, None);
         let next = match moved_on {
             true => Next::Period(time),
             false => Next::Number { period_start: period.0, number: number + 1 },
@@ -205,14 +205,15 @@ impl Writer {
             return Ok(());
         }
         self.record(None)?;
-        if let Some(reason) = &self.outputs.get(output).held {
+        if let Some(reason) = self.outputs.held(output) {
             bail!("{reason}");
         }
-        if self.outputs.get(output).active != Some(file) {
+        if self.outputs.active(output) != Some(file) {
             // Somebody else was faster: it is gone from its path already.
             return Ok(());
         }
-        let mut record = self.ledger.state().files[&file].clone();
+        let record = self.ledger.state().files.get(file);
+        let mut record = record.context("an active file is in the ledger")?.clone();
         let (suffix, stamp) = self.free_stamp(&record.path, time)?;
         if record.period.1 > stamp && record.period.0 == Timestamp::MIN.as_second() {
             record.period.1 = stamp;
@@ -234,7 +235,7 @@ impl Writer {
         self.settled.push(Entry::File(file, record));
         self.files.remove(file);
         self.to_compress.push_back(file);
-        self.outputs.get_mut(output).active = None;
+        self.outputs.set_active(output, None);
         Ok(())
     }
 

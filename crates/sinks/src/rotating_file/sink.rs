@@ -68,7 +68,7 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
     let stop = Arc::new(Stop::default());
     let writer_stop = stop.clone();
     let writer = spawn_blocking(move || Writer::open(plan, owner, writer_stop)).await??;
-    let restored = Some(writer.checkpoint().clone());
+    let restored = Some(writer.checkpoint());
     // Besides the batches, one commit can wait.
     let (jobs, queue) = sync_channel(QUEUE_LENGTH + 1);
     let (failed, failure) = oneshot::channel();

@@ -90,8 +90,8 @@ impl Writer {
         let (mut outputs, mut changes) = Outputs::new(&plan.template, ledger.state());
         ledger.append(&mut changes)?;
         recovery::check_active_files(&disk, &mut ledger, &mut outputs)?;
-        let rotated = |id: &&FileId| ledger.state().files[*id].stage == Stage::Rotated;
-        let to_compress = ledger.state().files.keys().filter(rotated).copied().collect();
+        let rotated = ledger.state().files.iter().filter(|(_, record)| record.stage == Stage::Rotated);
+        let to_compress = rotated.map(|(id, _)| id).collect();
         Ok(Self {
             next_file: ledger.state().next_file_id(),
             files: Files::new(disk.clone(), &plan.limits),
@@ -117,8 +117,8 @@ impl Writer {
     }
 
     /// What is durable.
-    pub(super) fn checkpoint(&self) -> &Checkpoint {
-        &self.ledger.state().checkpoint
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        self.ledger.state().checkpoint()
     }
 
     /// Takes a batch that continues its origin; `answered`: the pump waits for what this returns, and knows
@@ -129,8 +129,8 @@ impl Writer {
         }
         let (author, entry) = self.outputs.author_or_new(&self.plan.template, &batch.origin);
         self.settled.extend(entry);
-        let held = match self.outputs.get(author.output).held.clone() {
-            Some(reason) => reason,
+        let held = match self.outputs.held(author.output) {
+            Some(reason) => reason.to_owned(),
             None => match self.place(batch, author) {
                 Ok(()) => return Ok(Written::Accepted),
                 Err(error) if Cure::of(&error) == Cure::Hold || self.outputs.is_lost(author.output) => {
@@ -140,14 +140,14 @@ impl Writer {
             },
         };
         if !answered {
-            self.outputs.get_mut(author.output).held.get_or_insert_with(|| held.clone());
+            self.outputs.hold(author.output, held.clone());
             self.casualties.entry(batch.origin.clone()).or_insert_with(|| held.clone());
         }
         Ok(Written::Held(held))
     }
 
     fn place(&mut self, batch: &Batch, author: Author) -> Result<()> {
-        let before = self.position(author, &batch.origin);
+        let before = self.position(author.id);
         let expected = before.filter(|(epoch, _)| *epoch == batch.epoch).map_or(0, |(_, offset)| offset);
         if batch.start != expected {
             bail!("`{}` goes on at {}, and the sink stands at {expected}", batch.origin, batch.start);
@@ -197,8 +197,9 @@ impl Writer {
     }
 
     /// Where an origin stands, with what was taken since the last record.
-    fn position(&self, author: Author, origin: &Origin) -> Option<(Epoch, u64)> {
-        let position = self.moved.get(&author.id).or_else(|| self.checkpoint().position(origin))?;
+    fn position(&self, origin: OriginId) -> Option<(Epoch, u64)> {
+        let durable = || self.ledger.state().history(origin).map(|history| &history.current);
+        let position = self.moved.get(&origin).or_else(durable)?;
         Some((position.epoch, position.offset))
     }
 
@@ -217,7 +218,7 @@ impl Writer {
     /// the last record, and a note of its loss, which stands in another file, would be written twice.
     fn settle_lines_of(&mut self, author: Author) -> Result<()> {
         self.flush()?;
-        if let Some(reason) = &self.outputs.get(author.output).held {
+        if let Some(reason) = self.outputs.held(author.output) {
             bail!("{reason}");
         }
         match self.active(author.output)? {
@@ -248,9 +249,9 @@ impl Writer {
 
     /// The file that the next line of an output goes to.
     pub(super) fn active(&mut self, output: OutputId) -> Result<Option<FileId>> {
-        let Some(file) = self.outputs.get(output).active else { return Ok(None) };
+        let Some(file) = self.outputs.active(output) else { return Ok(None) };
         if self.files.get(file).is_none() {
-            let record = self.ledger.state().files.get(&file).context("an active file is in the ledger")?;
+            let record = self.ledger.state().files.get(file).context("an active file is in the ledger")?;
             self.files.insert(file, output, record.clone(), super::files::Birth::Recorded);
         }
         Ok(Some(file))
@@ -286,11 +287,7 @@ impl Writer {
     /// That, when a loss of one of its origins is noted since: only a new session takes the note back.
     fn lose(&mut self, id: OutputId, error: Error) -> Result<()> {
         let outputs = &self.outputs;
-        let is_lost = |origin: OriginId| {
-            let author = outputs.author(outputs.origin(origin));
-            author.is_some_and(|author| author.output == id)
-        };
-        if self.noted.iter().any(|origin| is_lost(*origin)) {
+        if self.noted.iter().any(|origin| outputs.origin(*origin).1 == id) {
             return Err(error);
         }
         let reason = &format!("{error:#}");
@@ -299,12 +296,11 @@ impl Writer {
         let outputs = &self.outputs;
         let mut lost = HashSet::new();
         self.moved.retain(|origin, _| {
-            let origin = outputs.origin(*origin);
-            let is_lost = outputs.author(origin).is_some_and(|author| author.output == id);
-            if is_lost {
+            let (origin, output) = outputs.origin(*origin);
+            if output == id {
                 lost.insert(origin.clone());
             }
-            !is_lost
+            output != id
         });
         self.casualties.extend(lost.into_iter().map(|origin| (origin, reason.to_owned())));
         Ok(())

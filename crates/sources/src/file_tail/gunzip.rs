@@ -22,6 +22,11 @@ const TRAILER_BYTES: usize = 8;
 /// What the magic number, the method and the flags take up, and a time that nobody needs.
 const FIXED_HEADER_BYTES: usize = 10;
 
+/// How far back the format reaches. The decoder works in a window of this size, and throws away what it has
+/// decoded and not yet handed over when it meets damage. So it is always given the room up to the end of the window:
+/// how much comes before the damage must not depend on how much was asked for at once.
+const WINDOW_BYTES: usize = 32 << 10;
+
 /// A gzip file, and how far it was decoded.
 pub(crate) struct Gunzip {
     file: File,
@@ -35,6 +40,9 @@ pub(crate) struct Gunzip {
     has_member: bool,
     inflate: Decompress,
     crc: Crc,
+    /// What is decoded; the bytes before `given` were handed over.
+    decoded: Vec<u8>,
+    given: usize,
 }
 
 /// What is decoded next.
@@ -72,6 +80,8 @@ impl Gunzip {
             has_member: false,
             inflate: Decompress::new(false),
             crc: Crc::new(),
+            decoded: Vec::new(),
+            given: 0,
         }
     }
 
@@ -95,6 +105,13 @@ impl Gunzip {
 
     fn decode_into(&mut self, output: &mut [u8], filled: &mut usize) -> io::Result<Flow> {
         loop {
+            let waiting = &self.decoded[self.given..];
+            let length = waiting.len().min(output.len() - *filled);
+            output[*filled..*filled + length].copy_from_slice(&waiting[..length]);
+            (*filled, self.given) = (*filled + length, self.given + length);
+            if self.given < self.decoded.len() {
+                return Ok(Flow::Full);
+            }
             match &self.part {
                 Part::Nothing => return Ok(Flow::Over),
                 Part::Damaged(reason) => return Ok(Flow::Damaged(reason.clone())),
@@ -118,14 +135,16 @@ impl Gunzip {
                         return Ok(Flow::Full);
                     }
                     let before = (self.inflate.total_in(), self.inflate.total_out());
-                    let room = &mut output[*filled..];
-                    let status =
-                        self.inflate.decompress(&self.input[self.used..], room, FlushDecompress::None);
+                    let room = WINDOW_BYTES - (before.1 % WINDOW_BYTES as u64) as usize;
+                    self.decoded.resize(room, 0);
+                    let input = &self.input[self.used..];
+                    let status = self.inflate.decompress(input, &mut self.decoded, FlushDecompress::None);
                     let taken = (self.inflate.total_in() - before.0) as usize;
                     let made = (self.inflate.total_out() - before.1) as usize;
-                    self.crc.update(&room[..made]);
+                    self.decoded.truncate(made);
+                    self.given = 0;
+                    self.crc.update(&self.decoded);
                     self.used += taken;
-                    *filled += made;
                     match status {
                         Ok(Status::StreamEnd) => self.part = Part::Trailer,
                         Ok(_) if taken == 0 && made == 0 && !self.refill()? => return Ok(Flow::Starved),
@@ -285,6 +304,16 @@ mod tests {
         assert!(output.len() > 1000 && content.starts_with(&output[..1000]));
         for junk in [&b"no gzip"[..], b"\x1f\x8b\x07\0\0\0\0\0\0\0", b"\x1f\x8b\x08\xff\0\0\0\0\0\0"] {
             assert!(matches!(decode_all(&mut open(junk).0, 10), (none, Flow::Damaged(_)) if none.is_empty()));
+        }
+    }
+    #[test]
+    fn how_much_comes_before_damage_does_not_depend_on_the_steps() {
+        let packed =
+            b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xcb\x48000000000000=60000000\xcd\xc9\xc9\xe7\xca\x18\x25\x89";
+        let whole = decode_all(&mut open(packed).0, 1000);
+        assert!(whole.0.len() > 7 && matches!(whole.1, Flow::Damaged(_)), "{whole:?}");
+        for step in 1..10 {
+            assert_eq!(decode_all(&mut open(packed).0, step), whole, "{step}");
         }
     }
 }

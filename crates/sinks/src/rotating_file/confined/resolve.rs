@@ -1,6 +1,6 @@
 //! How folders are found without being led astray: by one call, or step by step.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, ResolveFlags};
@@ -71,12 +71,12 @@ pub(super) fn open_stepwise(root: &OwnedFd, path: &[u8], flags: OFlags) -> Resul
 
 /// Renames where the file system cannot refuse to replace; killed in between, the file has both names.
 pub(super) fn link_and_unlink(
-    from: &OwnedFd,
+    from: impl AsFd,
     from_name: &[u8],
-    to: &OwnedFd,
+    to: impl AsFd,
     to_name: &[u8],
 ) -> Result<(), Errno> {
-    fs::linkat(from, from_name, to, to_name, AtFlags::empty())?;
+    fs::linkat(&from, from_name, to, to_name, AtFlags::empty())?;
     fs::unlinkat(from, from_name, AtFlags::empty())
 }
 

@@ -48,7 +48,7 @@ impl Place {
 fn append(root: &Root, path: &FilePath, mode: u32) -> Result<(plain::File, bool), Failure> {
     match root.open_append(path)? {
         Some(file) => Ok((file, false)),
-        None => Ok((root.create_append(path, mode)?, true)),
+        None => Ok((root.create_append(path, mode)?.0, true)),
     }
 }
 

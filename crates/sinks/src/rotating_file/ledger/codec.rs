@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// Before each frame, so that a scan can find the next one behind a damaged one.
-const FRAME_MAGIC: [u8; 4] = *b"FSLR";
+pub(super) const FRAME_MAGIC: [u8; 4] = *b"FSLR";
 /// Magic, length, sequence, checksum.
 const FRAME_HEADER: usize = 4 + 4 + 8 + 4;
 /// No record is longer, so a damaged length cannot ask for more: a commit of a hundred thousand origins with
@@ -45,10 +45,11 @@ pub(super) fn frame_length(payload: usize) -> usize {
     FRAME_HEADER + payload
 }
 
-/// Whether a whole frame with a sequence number above `after` begins anywhere in `bytes`.
-pub(super) fn holds_frame(bytes: &[u8], after: u64) -> bool {
-    let starts = bytes.windows(FRAME_MAGIC.len()).enumerate().filter(|(_, window)| *window == FRAME_MAGIC);
-    starts.map(|(at, _)| take_frame(&bytes[at..])).any(|frame| frame.is_some_and(|(found, _)| found > after))
+/// How long the frame claims to be that begins with this header; `None`: none begins here.
+pub(super) fn claimed_length(header: &[u8]) -> Option<usize> {
+    let (magic, rest) = header.split_first_chunk::<4>()?;
+    let (length, _) = rest.split_first_chunk::<4>()?;
+    (*magic == FRAME_MAGIC).then(|| frame_length(u32::from_le_bytes(*length) as usize))
 }
 
 fn checksum(length: &[u8], sequence: &[u8], payload: &[u8]) -> u32 {

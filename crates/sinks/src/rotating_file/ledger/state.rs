@@ -1,27 +1,32 @@
 //! What the ledger knows, and the entries that change it: [`State`], [`Entry`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
-use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
+use bytes::Bytes;
+use fshipper_pipeline::{Checkpoint, CompactMap, Cursor, History, Origin, Position};
+use hashbrown::HashTable;
 
 use super::codec::Malformed;
+use super::file_table::FileTable;
 use crate::rotating_file::names::FilePath;
 
 /// Everything that is durable: positions, files, and what was about to happen to files.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// The committed ends and cursors.
-    pub(crate) checkpoint: Checkpoint,
-    /// The origins; an [`OriginId`] is an index.
-    pub(crate) origins: Vec<OriginRecord>,
-    /// The way back.
-    pub(crate) origin_ids: HashMap<Origin, OriginId>,
+    cursors: BTreeMap<Arc<str>, Bytes>,
+    /// The origins and how far each is; an [`OriginId`] is its number.
+    pub(crate) origins: CompactMap<Origin, Option<History>>,
+    /// Those of [`OriginRecord::suffix`] that are not empty.
+    suffixes: HashMap<OriginId, Box<str>>,
     /// Every file this sink has written and not deleted.
-    pub(crate) files: BTreeMap<FileId, FileRecord>,
+    pub(crate) files: FileTable,
     /// What was about to happen to a file, and is not known to be done.
     pub(crate) intents: BTreeMap<FileId, Intent>,
-    /// Which file of ours stands at a path.
-    pub(crate) paths: HashMap<FilePath, FileId>,
+    /// The files by their paths, which stand in `files`.
+    paths: HashTable<FileId>,
+    hasher: RandomState,
 }
 
 /// The number of an origin in the ledger: 0, 1, 2 and so on.
@@ -136,46 +141,56 @@ pub(crate) enum Entry {
 }
 
 impl State {
+    /// What these entries make of nothing.
+    #[cfg(test)]
+    pub(crate) fn of(entries: impl IntoIterator<Item = Entry>) -> Self {
+        let mut state = Self::default();
+        entries.into_iter().for_each(|entry| state.apply(entry).expect("an entry that makes sense"));
+        state
+    }
+
     /// Carries out one entry.
     ///
     /// # Errors
     ///
-    /// The entry refers to what is not there; only a ledger that somebody else wrote does.
+    /// The entry refers to what is not there, or leaves no number for the next file; only in a ledger that
+    /// somebody else wrote it does.
     pub(super) fn apply(&mut self, entry: Entry) -> Result<(), Malformed> {
         match entry {
-            Entry::Cursor(cursor) => self.checkpoint.set_cursor(&cursor),
-            Entry::Origin(record) => {
-                let id = self.origins.len() as OriginId;
-                if self.origin_ids.insert(record.origin.clone(), id).is_some() {
+            Entry::File(FileId::MAX, _) | Entry::Intent(FileId::MAX, _) => return Err(Malformed),
+            Entry::Cursor(Cursor { transport, position }) => {
+                self.cursors.insert(transport, position);
+            }
+            Entry::Origin(OriginRecord { origin, suffix }) => {
+                if self.origins.number_of(&origin).is_some() {
                     return Err(Malformed);
                 }
-                self.origins.push(record);
+                let id = self.origins.insert(origin, None);
+                self.set_suffix(id, suffix);
             }
             Entry::Suffix(id, suffix) => {
-                self.origins.get_mut(id as usize).ok_or(Malformed)?.suffix = suffix;
+                self.origins.entry(id).ok_or(Malformed)?;
+                self.set_suffix(id, suffix);
             }
-            Entry::Position(id, position) => {
-                let record = self.origins.get(id as usize).ok_or(Malformed)?;
-                self.checkpoint.set_position(&record.origin, position);
-            }
-            Entry::History(id, history) => {
-                let record = self.origins.get(id as usize).ok_or(Malformed)?;
-                self.checkpoint.set_history(&record.origin, history);
-            }
+            Entry::Position(id, position) => match self.origins.value_mut(id).ok_or(Malformed)? {
+                Some(history) => history.go_to(position),
+                none => *none = Some(History::new(position)),
+            },
+            Entry::History(id, history) => *self.origins.value_mut(id).ok_or(Malformed)? = history,
             Entry::File(id, record) => {
                 self.intents.remove(&id);
-                self.paths.insert(record.path.clone(), id);
-                let before = self.files.insert(id, record);
-                self.release(id, before);
+                self.release(id);
+                self.files.insert(id, record);
+                self.claim(id);
             }
             Entry::Length(id, length, tail) => {
-                let record = self.files.get_mut(&id).ok_or(Malformed)?;
+                let record = self.files.get_mut(id).ok_or(Malformed)?;
                 (record.length, record.tail) = (length, tail);
             }
             Entry::Forget(id) => {
                 self.intents.remove(&id);
-                let before = self.files.remove(&id);
-                self.release(id, before);
+                self.release(id);
+                self.files.remove(id);
             }
             Entry::Intent(id, intent) => {
                 self.intents.insert(id, intent);
@@ -187,33 +202,88 @@ impl State {
         Ok(())
     }
 
-    /// Forgets the path that a file had, unless it or another one has it now.
-    fn release(&mut self, id: FileId, before: Option<FileRecord>) {
-        let Some(FileRecord { path, .. }) = before else { return };
-        let kept = self.files.get(&id).is_some_and(|now| now.path == path);
-        if !kept && self.paths.get(&path) == Some(&id) {
-            self.paths.remove(&path);
+    fn set_suffix(&mut self, id: OriginId, suffix: Box<str>) {
+        if suffix.is_empty() {
+            self.suffixes.remove(&id);
+        } else {
+            self.suffixes.insert(id, suffix);
+        }
+    }
+
+    /// All origins, each with its number and [suffix](OriginRecord::suffix).
+    pub(crate) fn origins(&self) -> impl Iterator<Item = (OriginId, &Origin, &str)> {
+        self.origins.iter().zip(0..).map(|((origin, _), id)| {
+            let suffix = self.suffixes.get(&id).map_or("", |suffix| suffix);
+            (id, origin, suffix)
+        })
+    }
+
+    /// How far an origin is, if the ledger knows it.
+    pub(crate) fn history(&self, id: OriginId) -> Option<&History> {
+        self.origins.entry(id)?.1.as_ref()
+    }
+
+    /// The committed ends and cursors.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        let histories = self.origins.iter().filter_map(|(origin, history)| {
+            history.as_ref().map(|history| (origin.clone(), history.clone()))
+        });
+        Checkpoint::restored(histories, self.cursors())
+    }
+
+    fn cursors(&self) -> impl Iterator<Item = Cursor> {
+        let cursors = self.cursors.iter();
+        cursors
+            .map(|(transport, position)| Cursor { transport: transport.clone(), position: position.clone() })
+    }
+
+    /// Which file of ours stands at a path.
+    pub(crate) fn file_at(&self, path: &FilePath) -> Option<FileId> {
+        let has_path = |id: &FileId| self.files.get(*id).is_some_and(|record| record.path == *path);
+        self.paths.find(self.hasher.hash_one(path), has_path).copied()
+    }
+
+    /// From now on the path of a file is its own.
+    fn claim(&mut self, id: FileId) {
+        let Self { paths, files, hasher, .. } = self;
+        let path_of = |id: &FileId| &files.get(*id).expect("a path belongs to a file").path;
+        let hash_of = |id: &FileId| hasher.hash_one(path_of(id));
+        let (hash, path) = (hash_of(&id), path_of(&id));
+        match paths.find_mut(hash, |holder| path_of(holder) == path) {
+            Some(holder) => *holder = id,
+            None => {
+                paths.insert_unique(hash, id, hash_of);
+            }
+        }
+    }
+
+    /// Forgets the path that a file has, unless another one has it now.
+    fn release(&mut self, id: FileId) {
+        let Some(record) = self.files.get(id) else { return };
+        let hash = self.hasher.hash_one(&record.path);
+        if let Ok(holder) = self.paths.find_entry(hash, |holder| *holder == id) {
+            holder.remove();
         }
     }
 
     /// Entries that make this state out of nothing.
     pub(super) fn snapshot(&self) -> impl Iterator<Item = Entry> {
-        let cursors = self.checkpoint.cursors().map(|(transport, position)| {
-            Entry::Cursor(Cursor { transport: transport.clone(), position: position.clone() })
+        let origins = self.origins().map(|(_, origin, suffix)| {
+            Entry::Origin(OriginRecord { origin: origin.clone(), suffix: suffix.into() })
         });
-        let origins = self.origins.iter().cloned().map(Entry::Origin);
-        let histories = self.origins.iter().enumerate().filter_map(|(id, record)| {
-            let history = self.checkpoint.history(&record.origin)?;
-            Some(Entry::History(id as OriginId, Some(history.clone())))
+        let histories = self.origins.iter().zip(0..).filter_map(|((_, history), id)| {
+            let history = history.as_ref()?;
+            Some(Entry::History(id, Some(history.clone())))
         });
-        let files = self.files.iter().map(|(id, record)| Entry::File(*id, record.clone()));
+        let files = self.files.iter().map(|(id, record)| Entry::File(id, record.clone()));
         let intents = self.intents.iter().map(|(id, intent)| Entry::Intent(*id, intent.clone()));
+        let cursors = self.cursors().map(Entry::Cursor);
         cursors.chain(origins).chain(histories).chain(files).chain(intents)
     }
 
     /// A number that no file had before.
     pub(crate) fn next_file_id(&self) -> FileId {
-        let last = self.files.keys().next_back().max(self.intents.keys().next_back());
+        let last = self.files.last_id().max(self.intents.keys().next_back().copied());
         last.map_or(0, |id| id + 1)
     }
 }

@@ -41,7 +41,7 @@ fn file(path: &str, length: u64) -> FileRecord {
 
 fn end_of(ledger: &Ledger, number: usize) -> Option<u64> {
     let origin = Origin::new(format!("host{number}"), "/var/log/app.log");
-    ledger.state().checkpoint.position(&origin).map(|position| position.offset)
+    ledger.state().checkpoint().position(&origin).map(|position| position.offset)
 }
 
 fn only_ledger(folder: &Path) -> std::path::PathBuf {
@@ -246,4 +246,25 @@ fn killed_at_any_step_it_knows_what_was_appended_before() {
         }
         assert!((10..=12).contains(&end), "step {step}: {end}");
     }
+}
+
+#[test]
+fn what_leaves_no_next_number_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let path = only_ledger(folder.path());
+    for (sequence, entry) in [
+        (u64::MAX, Entry::Withdraw(0)),
+        (1, Entry::File(FileId::MAX, file("a", 1))),
+        (1, Entry::Intent(FileId::MAX, Intent::Delete)),
+    ] {
+        let (mut content, mut payload) = (header(0), Vec::new());
+        entry.encode(&mut payload);
+        codec::put_frame(&mut content, sequence, &payload);
+        fs::write(&path, &content).unwrap();
+        assert!(open(folder.path()).unwrap_err().is::<Fatal>(), "{entry:?}");
+    }
+    fs::remove_file(&path).unwrap();
+    fs::write(path.with_file_name(format!("{NAME}{}", u64::MAX)), "somebody's").unwrap();
+    assert!(open(folder.path()).is_ok());
 }

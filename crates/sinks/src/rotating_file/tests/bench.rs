@@ -94,7 +94,7 @@ impl Bench {
         let disk = Arc::new(Disk::new(Root::open_or_create(plan.template.fixed(), 0o750)?, plan.mode));
         disk.fuse.set(changes);
         let writer = Writer::open_on(disk.clone(), plan, owner("test"), stop)?;
-        let checkpoint = writer.checkpoint().clone();
+        let checkpoint = writer.checkpoint();
         Ok(Session { writer, disk, checkpoint })
     }
 

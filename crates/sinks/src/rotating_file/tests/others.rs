@@ -5,7 +5,7 @@ use std::io::Write;
 
 use fshipper_pipeline::{Batch, Epoch, Written};
 
-use super::bench::{Bench, data, day, origin};
+use super::bench::{Bench, Session, data, day, origin};
 use crate::rotating_file::commit::Claims;
 use crate::rotating_file::outputs::losses_path;
 
@@ -54,6 +54,28 @@ fn a_file_that_others_rename_is_finished_and_a_new_one_begins() {
     session.write(&log, "three\n", day(0));
     session.commit();
     assert_eq!((bench.read("h/f.1").as_str(), bench.read("h/f").as_str()), ("one\ntwo\n", "three\n"));
+}
+
+#[test]
+fn of_a_quiet_file_only_the_ledger_knows_and_it_stays_open() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, mut session) = (origin("h", "/f"), bench.open());
+    session.write(&log, "one\n", day(0));
+    let files = |session: &Session| {
+        let files = session.writer.outputs.active_files().map(|(file, _)| file);
+        files
+            .map(|file| {
+                (session.writer.files.get(file).is_some(), session.writer.files.length(file).unwrap())
+            })
+            .collect()
+    };
+    let before: Vec<(bool, Option<u64>)> = files(&session);
+    assert!(before[0].0);
+    session.commit();
+    assert_eq!(files(&session), [(false, Some(4))]);
+    session.write(&log, "two\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("h/f"), "one\ntwo\n");
 }
 
 #[test]
@@ -205,7 +227,7 @@ fn a_log_that_turns_out_to_be_impossible_claims_nothing_and_moves_no_cursor() {
     session.write(&good, "one\n", day(0));
     session.cursor(1);
     session.commit();
-    let before = session.writer.checkpoint().clone();
+    let before = session.writer.checkpoint();
     // The next file of `bad` cannot be created: it is found out after the pump went on.
     session.write(&bad, "two\n", day(1));
     fs::remove_dir_all(bench.path("bad")).unwrap();

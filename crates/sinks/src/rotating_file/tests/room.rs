@@ -47,7 +47,7 @@ impl SmallDisk {
         let plan = toml::from_str::<RotatingFile>(&table).unwrap().plan().unwrap();
         let disk = Arc::new(Disk::new(Root::open_or_create(self.0.path(), 0o750).unwrap(), 0o640));
         let writer = Writer::open_on(disk.clone(), plan, owner("test"), stop.clone()).unwrap();
-        let checkpoint = writer.checkpoint().clone();
+        let checkpoint = writer.checkpoint();
         Session { writer, disk, checkpoint }
     }
 

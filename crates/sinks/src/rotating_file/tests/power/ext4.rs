@@ -159,7 +159,7 @@ impl Town {
         plan.limits.ledger = LedgerSize { min_bytes: 16 << 10, room: 2 };
         let disk = Arc::new(Disk::new(Root::open_or_create(plan.template.fixed(), 0o750)?, plan.mode));
         let writer = Writer::open_on(disk.clone(), plan, owner("test"), Arc::new(Stop::default()))?;
-        let checkpoint = writer.checkpoint().clone();
+        let checkpoint = writer.checkpoint();
         Ok(Session { writer, disk, checkpoint })
     }
 
@@ -194,7 +194,7 @@ impl Town {
             assert!(session.end(origin) >= history.current.offset, "{origin}: {:?}", history.current);
         }
         let mut contents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        for record in session.writer.ledger.state().files.values() {
+        for (_, record) in session.writer.ledger.state().files.iter() {
             let path = self.folder.join(record.path.to_string());
             let content = fs::read(&path).unwrap();
             assert_eq!(content.len() as u64, record.length, "{}", path.display());
@@ -219,8 +219,8 @@ impl Town {
 }
 
 fn files_below(session: &Session, folder: &str) -> usize {
-    let files = session.writer.ledger.state().files.values();
-    files.filter(|record| record.path.to_string().starts_with(folder)).count()
+    let files = session.writer.ledger.state().files.iter();
+    files.filter(|(_, record)| record.path.to_string().starts_with(folder)).count()
 }
 
 fn count_files(folder: &Path) -> usize {

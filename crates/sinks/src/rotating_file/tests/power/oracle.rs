@@ -47,8 +47,8 @@ impl World {
         let mut ledgers = 0;
         let mut plain = BTreeSet::new();
         let known: BTreeMap<String, &FileRecord> =
-            state.files.values().map(|record| (record.path.to_string(), record)).collect();
-        assert_eq!(known.len(), state.files.len(), "two records of one file");
+            state.files.iter().map(|(_, record)| (record.path.to_string(), record)).collect();
+        assert_eq!(known.len(), state.files.iter().count(), "two records of one file");
         assert!(state.intents.is_empty(), "{:?}", state.intents);
         for (path, (inode, content)) in &tree.files {
             if let Some(record) = known.get(path) {
@@ -73,7 +73,7 @@ impl World {
     /// What the files of each output hold, in order.
     pub(super) fn streams(&self, state: &State) -> BTreeMap<String, Vec<u8>> {
         let mut streams: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        for record in state.files.values() {
+        for (_, record) in state.files.iter() {
             let content = std::fs::read(self.root.join(record.path.to_string())).unwrap();
             let plain = if record.stage == Stage::Compressed { unpacked(&content) } else { content };
             streams.entry(record.family.to_string()).or_default().extend(plain);

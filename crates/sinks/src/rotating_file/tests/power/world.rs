@@ -277,7 +277,7 @@ impl World {
             let writer =
                 Writer::open_on(disk.clone(), self.plan.clone(), owner("test"), Arc::new(Stop::default()))?;
             recorder.note(Operation::Opened);
-            let checkpoint = writer.checkpoint().clone();
+            let checkpoint = writer.checkpoint();
             Ok(Session { writer, disk, checkpoint })
         };
         (recorder.clone(), open())
