@@ -7,4 +7,7 @@ use tempfile::TempDir;
 /// One for the whole run.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder can be made"));
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fshipper_sinks::rotating_file::fuzzing::ledger(FOLDER.path(), data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fshipper_sinks::rotating_file::fuzzing::ledger(
+    FOLDER.path(),
+    data
+));
