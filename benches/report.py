@@ -42,7 +42,7 @@ def write_docs(rows, figures, rounds):
 
 def table(rows, figures, rounds):
     lines = [
-        f"Measured on {time.strftime('%-d %B %Y')}: {machine()}; medians of {rounds} rounds.",
+        f"Measured on {time.strftime('%-d %B %Y')}: {machine()}; {'one round' if rounds == 1 else f'medians of {rounds} rounds'}.",
         "",
         "| what | goal | measured | |",
         "| --- | --- | --- | --- |",
