@@ -7,6 +7,7 @@
 
 mod broker_troubles;
 mod chaos;
+mod cluster;
 mod command_line;
 mod config_errors;
 mod connections;

@@ -1,4 +1,6 @@
-//! The fuzz target of pipeline files.
+//! The fuzz targets of pipeline files, and of what `fshipper verify` compares.
+
+use std::path::Path;
 
 use fshipper_pipeline::config::{self, Environment, Options};
 
@@ -34,8 +36,7 @@ pub fn pipeline_file(data: &[u8]) {
                 };
                 let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
                 let pointed_at = text.split('\n').nth(line - 1).expect("the line is in the file");
-                // Stars stand for the bytes of a secret: there may be more of them than characters.
-                assert!((1..=pointed_at.len() + 1).contains(&column), "{line}:{column}");
+                assert!((1..=pointed_at.chars().count() + 1).contains(&column), "{line}:{column}");
             }
             vec![error.to_string(), error.render(false), error.render(true), format!("{error:?}")]
         }
@@ -46,6 +47,15 @@ pub fn pipeline_file(data: &[u8]) {
     }
 }
 
+/// Two sides of a comparison that hold anything, in files in `folder`: the verdict is the right one.
+///
+/// # Panics
+///
+/// This is not so.
+pub fn verify(folder: &Path, data: &[u8]) {
+    crate::verify::fuzzing::verify(folder, data);
+}
+
 #[cfg(test)]
 mod tests {
     use fshipper_pipeline::testing::fuzz::replay;
@@ -53,5 +63,11 @@ mod tests {
     #[test]
     fn the_corpus_of_pipeline_files_holds() {
         replay("pipeline_file", super::pipeline_file);
+    }
+
+    #[test]
+    fn the_corpus_of_comparisons_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        replay("verify", |data| super::verify(folder.path(), data));
     }
 }

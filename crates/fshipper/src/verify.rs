@@ -21,6 +21,8 @@ mod alignment;
 mod anchors;
 mod blocks;
 mod comparison;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod limits;
 mod lines;
 mod losses;

@@ -38,7 +38,8 @@ pub use compact_map::CompactMap;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoint {
-    origins: CompactMap<Origin, History>,
+    /// Behind pointers, so that a copy, and a sink that keeps the same histories, cost little.
+    origins: CompactMap<Origin, Arc<History>>,
     cursors: Cursors,
     changed_origins: HashSet<Origin>,
     changed_cursors: bool,
@@ -132,7 +133,7 @@ pub enum Admission {
 impl Checkpoint {
     /// What a sink restores; nothing of it counts as changed.
     pub fn restored(
-        origins: impl IntoIterator<Item = (Origin, History)>,
+        origins: impl IntoIterator<Item = (Origin, Arc<History>)>,
         cursors: impl IntoIterator<Item = Cursor>,
     ) -> Self {
         let cursors = cursors.into_iter().map(|cursor| (cursor.transport, cursor.position));
@@ -151,12 +152,12 @@ impl Checkpoint {
 
     /// The epochs of `origin`, if anything of it is known.
     pub fn history(&self, origin: &Origin) -> Option<&History> {
-        self.origins.get(origin)
+        self.origins.get(origin).map(Arc::as_ref)
     }
 
     /// All origins, in no order.
     pub fn origins(&self) -> impl Iterator<Item = (&Origin, &History)> {
-        self.origins.iter()
+        self.origins.iter().map(|(origin, history)| (origin, &**history))
     }
 
     /// How many origins are known.
@@ -210,9 +211,9 @@ impl Checkpoint {
     /// Sets where `origin` stands; an epoch other than the present one is a new history after it.
     pub fn set_position(&mut self, origin: &Origin, position: Position) {
         match self.origins.get_mut(origin) {
-            Some(history) => history.go_to(position),
+            Some(history) => Arc::make_mut(history).go_to(position),
             None => {
-                self.origins.insert(origin.clone(), History::new(position));
+                self.origins.insert(origin.clone(), Arc::new(History::new(position)));
             }
         }
         if !self.changed_origins.contains(origin) {
@@ -224,7 +225,7 @@ impl Checkpoint {
     pub fn set_history(&mut self, origin: &Origin, history: Option<History>) {
         match history {
             Some(history) => {
-                self.origins.insert(origin.clone(), history);
+                self.origins.insert(origin.clone(), Arc::new(history));
             }
             None => {
                 self.origins.remove(origin);
@@ -252,6 +253,11 @@ impl Checkpoint {
 
     /// The origins that changed since the last [`Checkpoint::clear_changes`], in no order.
     pub fn changed_origins(&self) -> impl Iterator<Item = (&Origin, &History)> {
+        self.changed_histories().map(|(origin, history)| (origin, &**history))
+    }
+
+    /// The same, for a sink that keeps them too: then both have one copy, until the origin moves on.
+    pub fn changed_histories(&self) -> impl Iterator<Item = (&Origin, &Arc<History>)> {
         let changed = self.changed_origins.iter();
         changed.filter_map(|origin| self.origins.get(origin).map(|history| (origin, history)))
     }

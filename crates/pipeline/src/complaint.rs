@@ -8,7 +8,8 @@ const REPEAT_EVERY: Duration = Duration::from_secs(60);
 /// Remembers the last message and how often it was held back.
 #[derive(Debug, Default)]
 pub struct Complaint {
-    last: Option<(String, Instant)>,
+    /// Most things never go wrong, and there may be thousands of them.
+    last: Option<Box<(String, Instant)>>,
     held_back: u64,
 }
 
@@ -17,7 +18,7 @@ impl Complaint {
     /// with the number of repetitions since.
     pub fn report(&mut self, message: &str, log: impl FnOnce(&str)) {
         let now = Instant::now();
-        match &self.last {
+        match self.last.as_deref() {
             Some((last, at)) if last == message && now.duration_since(*at) < REPEAT_EVERY => {
                 self.held_back += 1;
                 return;
@@ -27,7 +28,7 @@ impl Complaint {
             }
             _ => log(message),
         }
-        self.last = Some((message.to_owned(), now));
+        self.last = Some(Box::new((message.to_owned(), now)));
         self.held_back = 0;
     }
 

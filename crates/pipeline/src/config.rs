@@ -27,8 +27,7 @@
 //! Left out on purpose: includes, templates, and a second format.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -96,20 +95,18 @@ pub fn load(file: &Path, options: &Options) -> Result<Pipeline, ConfigError> {
         let finding = Finding::about_file(format!("cannot be read: {reason}"));
         Redactor::nothing().report(file, vec![finding.help(help)])
     };
-    let bytes = read_at_most(file, MAX_FILE_BYTES).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
+    let bytes = crate::read_named_file(file, MAX_FILE_BYTES).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
             unreadable("there is no such file".into(), "the path counts from the current directory")
         }
-        std::io::ErrorKind::IsADirectory => unreadable("it is a directory".into(), "name the files in it"),
-        std::io::ErrorKind::PermissionDenied => unreadable(
+        ErrorKind::IsADirectory => unreadable("it is a directory".into(), "name the files in it"),
+        ErrorKind::FileTooLarge => unreadable("it is longer than 1 MiB".into(), "is it a pipeline file?"),
+        ErrorKind::PermissionDenied => unreadable(
             "permission denied".into(),
             "the user that runs fshipper must be allowed to read the file and to enter its directories",
         ),
         _ => unreadable(error.to_string(), "name a regular file"),
     })?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(unreadable("it is longer than 1 MiB".into(), "is it a pipeline file?"));
-    }
     match String::from_utf8(bytes) {
         Ok(text) => load_str(file, &text, options),
         Err(error) => {
@@ -130,13 +127,6 @@ pub fn load_str(file: impl AsRef<Path>, text: &str, options: &Options) -> Result
     // Some editors start a file with a byte order mark, which is no part of its first line.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     reader::read(file.as_ref(), text, options)
-}
-
-/// The first `limit + 1` bytes of a file, so that the caller sees whether there are more than `limit`.
-fn read_at_most(file: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?.take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 impl Pipeline {

@@ -10,12 +10,14 @@
 //! it durable, and renames it over the old one.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::Fatal;
+use crate::named_file::{OPEN_AT_ONCE, expect_regular, open_named_file, read_at_most};
 
 const MAGIC: &[u8; 8] = b"fshipper";
 const HEADER_BYTES: u64 = 16;
@@ -23,6 +25,9 @@ const RECORD_HEADER_BYTES: usize = 8;
 
 /// More than any record ever holds: a larger length is damage, not a record.
 const MAX_RECORD_BYTES: usize = 1 << 30;
+
+/// A journal stands in memory while it is opened: one of a million logs has a few hundred MB.
+const MAX_FILE_BYTES: u64 = MAX_RECORD_BYTES as u64 + (1 << 20);
 
 /// An open journal, positioned at its end.
 #[derive(Debug)]
@@ -44,9 +49,10 @@ impl Journal {
         let context = || format!("cannot open `{}`", path.display());
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
+        options.custom_flags(OPEN_AT_ONCE.bits() as i32);
         let mut file = options.open(path).with_context(context)?;
-        let mut content = Vec::new();
-        file.read_to_end(&mut content).with_context(context)?;
+        expect_regular(&file.metadata().with_context(context)?).map_err(|error| unusable(path, error))?;
+        let content = read_at_most(&file, MAX_FILE_BYTES).map_err(|error| unusable(path, error))?;
 
         // A crash while the file was made leaves less than a header: nothing was recorded yet.
         if (content.len() as u64) < HEADER_BYTES {
@@ -85,7 +91,8 @@ impl Journal {
     ///
     /// A [`Fatal`] when the file was written by another version; any other error is the system's.
     pub fn salvage(path: &Path, version: u32) -> Result<(Self, Vec<Vec<u8>>)> {
-        let content = std::fs::read(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        let file = open_named_file(path).map_err(|error| unusable(path, error))?;
+        let content = read_at_most(&file, MAX_FILE_BYTES).map_err(|error| unusable(path, error))?;
         let found = if content.len() as u64 >= HEADER_BYTES { read_header(&content).ok() } else { None };
         if let Some(found) = found.filter(|found| *found != version) {
             let name = path.display();
@@ -160,6 +167,17 @@ impl Journal {
     }
 }
 
+/// A [`Fatal`] when opening it again changes nothing.
+fn unusable(path: &Path, error: io::Error) -> anyhow::Error {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge | io::ErrorKind::IsADirectory => {
+            Fatal::new(format!("cannot use `{path}`: {error}: move it away to start afresh"))
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot open `{path}`")),
+    }
+}
+
 fn frame(payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_le_bytes();
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&length), payload);
@@ -216,6 +234,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         (folder, path)
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once_and_left_alone() {
+        use rustix::fs::{CWD, Mode, mkfifoat};
+
+        let (_folder, path) = path();
+        mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        for refused in [Journal::open(&path, 1), Journal::salvage(&path, 1)] {
+            let error = refused.unwrap_err();
+            assert!(error.is::<Fatal>() && error.to_string().contains("it is a FIFO"), "{error:#}");
+        }
+        assert!(!path.metadata().unwrap().is_file());
+
+        // Sparse: it takes no room, and reading it would.
+        std::fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        for refused in [Journal::open(&path, 1), Journal::salvage(&path, 1)] {
+            assert!(refused.unwrap_err().to_string().contains("it holds more than"));
+        }
     }
 
     #[test]

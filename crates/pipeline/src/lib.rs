@@ -28,6 +28,7 @@ mod keeper;
 mod merge;
 mod metrics;
 mod monitor;
+mod named_file;
 mod origin;
 mod plugin;
 mod progress;
@@ -45,6 +46,7 @@ pub use context::{Context, Fatal, Settings};
 pub use journal::Journal;
 pub use metrics::{Counts, Metrics};
 pub use monitor::{HopStatus, Monitor};
+pub use named_file::{open_named_file, read_named_file};
 pub use origin::{Epoch, Escaped, Origin};
 pub use plugin::{
     Ends, Invalid, Kind, OpenSink, OpenSource, Parts, Plugin, Sink, SinkConfig, Source, SourceConfig,

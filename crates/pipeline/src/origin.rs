@@ -2,38 +2,34 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+
+use triomphe::ThinArc;
 
 /// Where lines were born: one logical log, a host and a path.
 ///
 /// The bytes of an origin, across all rotations, are one endless byte string. Both parts are raw bytes:
 /// they may come off the wire and are never trusted. Cloning is cheap.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Origin(Arc<Parts>);
-
-/// Host and path one after the other: there may be a hundred thousand of these.
-#[derive(PartialEq, Eq, Hash)]
-struct Parts {
-    host_length: usize,
-    bytes: Box<[u8]>,
-}
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Origin(
+    /// The length of the host, and host and path one after the other: there may be a hundred thousand of these.
+    ThinArc<usize, u8>,
+);
 
 impl Origin {
     /// The log that `host` keeps at `path`.
     pub fn new(host: impl AsRef<[u8]>, path: impl AsRef<[u8]>) -> Self {
         let (host, path) = (host.as_ref(), path.as_ref());
-        Self(Arc::new(Parts { host_length: host.len(), bytes: [host, path].concat().into() }))
+        Self(ThinArc::from_header_and_slice(host.len(), &[host, path].concat()))
     }
 
     /// The host's name, raw.
     pub fn host(&self) -> &[u8] {
-        &self.0.bytes[..self.0.host_length]
+        &self.0.slice[..self.host_length()]
     }
 
     /// The path under which the host first saw the log, raw.
     pub fn path(&self) -> &[u8] {
-        &self.0.bytes[self.0.host_length..]
+        &self.0.slice[self.host_length()..]
     }
 
     /// The last component of the path; the whole path when it holds no slash.
@@ -42,6 +38,10 @@ impl Origin {
             Some(slash) => &self.path()[slash + 1..],
             None => self.path(),
         }
+    }
+
+    fn host_length(&self) -> usize {
+        self.0.header.header
     }
 }
 
@@ -55,12 +55,6 @@ impl Ord for Origin {
 impl PartialOrd for Origin {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
-    }
-}
-
-impl Hash for Origin {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
     }
 }
 

@@ -72,6 +72,12 @@ pub trait Sink: Send {
     /// Nothing of it counts then; the hop is opened again from what the sink restores.
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
+    /// After how many bytes a commit is due where the pipeline file says `configured`. More only where every
+    /// batch becomes durable by itself and soon, so that a commit is nothing but waiting for the last ones.
+    fn commit_bytes(&self, configured: u64) -> u64 {
+        configured
+    }
+
     /// Origins whose accepted batches turned out to be impossible to store, each with the reason, and each
     /// told once: for sinks that hear of it only after [`Sink::write`] returned. The pump asks after each
     /// commit, which then claims nothing new for them; they are held as by [`Written::Held`].

@@ -236,6 +236,7 @@ impl Writer<'_> {
         mut hangups: watch::Receiver<u64>,
     ) -> Result<(Ended, Option<String>)> {
         let (mut again_at, metrics) = (None, self.metrics);
+        let commit_bytes = self.sink.commit_bytes(self.settings.commit_bytes);
         loop {
             let commit_due = async { sleep_until(self.commit_at).await };
             let retry_due = async { sleep_until(self.retry_at).await };
@@ -256,7 +257,7 @@ impl Writer<'_> {
                 batch = batches.recv() => match batch {
                     Some(batch) => {
                         self.take(batch).await?;
-                        if self.uncommitted_bytes >= self.settings.commit_bytes {
+                        if self.uncommitted_bytes >= commit_bytes {
                             self.commit().await?;
                         }
                     }

@@ -9,8 +9,12 @@ use anyhow::Result;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::Fatal;
+use crate::named_file::{OPEN_AT_ONCE, expect_regular};
 
 const LOCK_FILE: &str = "lock";
+
+/// More than the number of any process has; what is longer is not ours.
+const MAX_HOLDER_BYTES: u64 = 64;
 
 /// The directory `{state_dir}/{pipeline name}`, held for as long as this lives. A process that dies lets go
 /// of it, however it dies.
@@ -38,13 +42,14 @@ impl StateDir {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         // It is written to: what a link leads to is somebody else's.
-        options.custom_flags(OFlags::NOFOLLOW.bits() as i32);
+        options.custom_flags(OPEN_AT_ONCE.union(OFlags::NOFOLLOW).bits() as i32);
         let mut file = options.open(path.join(LOCK_FILE)).map_err(failed)?;
+        file.metadata().and_then(|metadata| expect_regular(&metadata)).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
-                let read = file.read_to_string(&mut holder);
+                let read = (&file).take(MAX_HOLDER_BYTES).read_to_string(&mut holder);
                 let holder = match (read, holder.trim()) {
                     (Ok(_), pid) if !pid.is_empty() => format!("process {pid}"),
                     _ => "another process".to_owned(),
@@ -96,6 +101,18 @@ mod tests {
         std::os::unix::fs::symlink(&file, folder.path().join("web").join(LOCK_FILE)).unwrap();
         assert!(StateDir::lock(folder.path(), "web").unwrap_err().is::<Fatal>());
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "content");
+    }
+
+    #[test]
+    fn a_fifo_in_the_place_of_the_lock_is_refused() {
+        use rustix::fs::{CWD, Mode, mkfifoat};
+
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("web")).unwrap();
+        let mode = Mode::RUSR | Mode::WUSR;
+        mkfifoat(CWD, folder.path().join("web").join(LOCK_FILE), mode).unwrap();
+        let error = StateDir::lock(folder.path(), "web").unwrap_err();
+        assert!(error.is::<Fatal>() && error.to_string().contains("it is a FIFO"), "{error:#}");
     }
 
     #[test]

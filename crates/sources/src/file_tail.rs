@@ -65,6 +65,7 @@ pub mod fuzzing;
 mod gunzip;
 mod identity;
 mod lines;
+mod listing;
 mod log;
 mod losses;
 mod open_files;

@@ -1,6 +1,7 @@
 //! What the tests of every crate share. Real parts only: a real `nats-server`, real files, real signals.
 //!
 //! - [`NatsServer`]: a server of the test's own, to kill, pause and restart;
+//! - [`NatsCluster`]: several that keep streams together;
 //! - [`Authority`], [`Operator`]: those who certify servers and clients, and who sign accounts and users;
 //! - [`LogWriter`]: numbered, checksummed lines from a seed, rotated in every way, with the exact bytes that
 //!   must arrive;
@@ -17,6 +18,7 @@ mod authority;
 mod child;
 mod log_writer;
 mod nats_binary;
+mod nats_cluster;
 mod nats_server;
 mod operator;
 mod oracle;
@@ -27,6 +29,7 @@ mod wait;
 
 pub use authority::Authority;
 pub use log_writer::LogWriter;
+pub use nats_cluster::NatsCluster;
 pub use nats_server::{NatsOptions, NatsServer};
 pub use operator::Operator;
 pub use oracle::{Difference, Verdict, compare};

@@ -97,6 +97,11 @@ impl NatsServer {
         self.port
     }
 
+    /// What it calls itself, in a cluster and in what it says of itself.
+    pub fn name(&self) -> String {
+        format!("test_{}", self.port)
+    }
+
     /// The process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Owned::pid)
@@ -190,7 +195,7 @@ impl NatsServer {
 
     /// Where it answers questions about itself, over HTTP.
     #[track_caller]
-    fn monitoring_address(&self) -> SocketAddr {
+    pub(crate) fn monitoring_address(&self) -> SocketAddr {
         self.listening_address(&["\"http://"])
     }
 
@@ -243,7 +248,7 @@ impl NatsServer {
     }
 
     fn configuration(&self) -> String {
-        let mut text = format!("server_name: test_{0}\nlisten: \"127.0.0.1:{0}\"\n", self.port);
+        let mut text = format!("server_name: {}\nlisten: \"127.0.0.1:{}\"\n", self.name(), self.port);
         text += &format!("http: \"127.0.0.1:-1\"\nports_file_dir: {}\n", quoted(self.directory.path()));
         if self.options.jetstream {
             let store_dir = quoted(&self.store_dir());
@@ -259,7 +264,7 @@ fn quoted(path: &Path) -> String {
 }
 
 /// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(PORTS);
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
@@ -282,7 +287,7 @@ fn greets(address: SocketAddr) -> bool {
     greeting().is_ok_and(|line| line.starts_with("INFO "))
 }
 
-fn monitoring_page(address: SocketAddr, page: &str) -> io::Result<String> {
+pub(crate) fn monitoring_page(address: SocketAddr, page: &str) -> io::Result<String> {
     let mut connection = TcpStream::connect(address)?;
     connection.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(connection, "GET {page} HTTP/1.0\r\n\r\n")?;

@@ -2,7 +2,7 @@
 //!
 //! | over | sender | receiver | promise |
 //! | --- | --- | --- | --- |
-//! | core NATS | [`core_sender`] | [`core_receiver`], [`intake`] | at most once; every missing byte is counted |
+//! | core NATS | [`core_sender`] | [`core_receiver`], [`listener`], [`intake`] | at most once; every missing byte is counted |
 //! | a JetStream stream | [`jetstream`], [`sender`], [`floor`] | [`receiver`], [`floor`] | exactly once |
 //!
 //! Shared by both: the table ([`config`]) and what it means once the environment and local files are in
@@ -29,12 +29,17 @@ mod core_sender;
 mod endpoint;
 mod escape;
 mod events;
+mod fast_batch;
 mod floor;
 mod foreign;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod home;
+mod ingest;
 mod intake;
 mod jetstream;
+mod listener;
+mod load;
 mod login;
 mod outcome;
 mod partition;

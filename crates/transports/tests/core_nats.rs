@@ -125,9 +125,9 @@ async fn the_bytes_on_the_wire_are_those_of_the_wire_format_page() {
     assert_eq!(
         message,
         [
-            "HMSG shipper.p1.web1.example.net 1 113 120",
+            "HMSG shipper.p1.web1.example.net 1 103 110",
             "NATS/1.0",
-            "Fs-Batch: v=1 epoch=0000000000000007 start=100 end=108 crc=fcac93a4 path=/var/log/app.log place=g=1",
+            "Fs-Batch: v=1 epoch=0000000000000007 start=100 end=108 crc=fcac93a4 path=/var/log/app.log",
             "",
             "one",
             "two",
@@ -196,8 +196,10 @@ async fn lines_of_other_publishers_are_numbered_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_that_does_not_read_counts_what_it_dropped() {
-    let server = NatsServer::core();
+async fn a_receiver_that_does_not_read_counts_what_the_server_dropped() {
+    // Less than what is sent: the server cuts off who does not read. By default it would keep all of it.
+    let options = NatsOptions { config_extra: "max_pending: 1MB".to_owned(), ..NatsOptions::default() };
+    let server = NatsServer::start(options);
     let nats = nats(&server.url(), "");
     let mut receiver = receiver(&nats, &server, "shipper", Checkpoint::default()).await;
     let mut sender = sender(&nats).await;
@@ -225,7 +227,7 @@ async fn a_receiver_that_does_not_read_counts_what_it_dropped() {
             break;
         }
     }
-    assert!(lost > 0 && taken >= 3 << 20, "{taken} taken, {lost} lost");
+    assert!(lost > 0 && taken > 0, "{taken} taken, {lost} lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

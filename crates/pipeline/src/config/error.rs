@@ -191,6 +191,13 @@ impl Finding {
         }
     }
 
+    /// Points at other bytes: where `to` says that each of them is.
+    pub(super) fn move_span(&mut self, to: impl Fn(usize) -> usize) {
+        if let Site::Span(span) = &mut self.site {
+            *span = to(span.start)..to(span.end);
+        }
+    }
+
     /// Adds words at the caret.
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());

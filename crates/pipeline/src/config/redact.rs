@@ -21,13 +21,16 @@ const HIDDEN: &str = "***";
 /// Knows the secrets of one file, and takes them out of its text and of messages.
 pub(super) struct Redactor {
     text: String,
+    /// Where the text became shorter, for a star takes one byte and the character in its place took more: the end
+    /// of such a character in the file, and how many bytes are missing up to there.
+    shortened: Vec<(usize, usize)>,
     secrets: Vec<String>,
 }
 
 impl Redactor {
     /// For a file of which nothing is known or shown.
     pub(super) fn nothing() -> Self {
-        Self { text: String::new(), secrets: Vec::new() }
+        Self { text: String::new(), shortened: Vec::new(), secrets: Vec::new() }
     }
 
     /// For a file that parsed. `root` is its tree, with the environment filled in.
@@ -71,10 +74,20 @@ impl Redactor {
         crate::Escaped(shown.as_bytes()).to_string()
     }
 
-    /// The error that these findings make.
-    pub(super) fn report(self, file: &Path, findings: Vec<Finding>) -> ConfigError {
+    /// The error that these findings make. Their spans are those of the file.
+    pub(super) fn report(self, file: &Path, mut findings: Vec<Finding>) -> ConfigError {
+        for finding in &mut findings {
+            finding.move_span(|offset| self.shown_offset(offset));
+        }
         let message = |text: &str| self.redact(text);
         ConfigError::new(file, self.text.clone(), findings, message)
+    }
+
+    /// Where a byte of the file stands in the text that is shown.
+    fn shown_offset(&self, offset: usize) -> usize {
+        let before = self.shortened.partition_point(|(end, _)| *end <= offset);
+        let missing = before.checked_sub(1).map_or(0, |last| self.shortened[last].1);
+        offset - missing
     }
 
     /// The longest first: one secret may be a part of another.
@@ -185,23 +198,28 @@ impl<'t> Search<'t> {
     }
 
     fn finish(self) -> Redactor {
-        let mut bytes = self.text.as_bytes().to_vec();
+        let mut is_hidden = vec![false; self.text.len()];
         for byte in self.hidden.into_iter().flatten() {
-            if !matches!(bytes[byte], b'\r' | b'\n') {
-                bytes[byte] = b'*';
+            is_hidden[byte] = true;
+        }
+        // One character for each, so that columns are those of the file.
+        let (mut text, mut shortened) = (String::with_capacity(self.text.len()), Vec::new());
+        for (start, character) in self.text.char_indices() {
+            let shown = match character {
+                '\r' | '\n' => character,
+                _ if is_hidden[start] => '*',
+                '\t' => character,
+                // A terminal would obey it.
+                _ if character.is_control() => '?',
+                _ => character,
+            };
+            text.push(shown);
+            if shown != character && character.len_utf8() > 1 {
+                let end = start + character.len_utf8();
+                shortened.push((end, end - text.len()));
             }
         }
-        // Whole characters were replaced, so nothing is lost here.
-        let mut text = String::with_capacity(bytes.len());
-        for character in String::from_utf8_lossy(&bytes).chars() {
-            if character.is_control() && !matches!(character, '\t' | '\r' | '\n') {
-                // A terminal would obey it; as many question marks keep every position.
-                text.push_str(&"?".repeat(character.len_utf8()));
-            } else {
-                text.push(character);
-            }
-        }
-        let mut redactor = Redactor { text, secrets: self.secrets };
+        let mut redactor = Redactor { text, shortened, secrets: self.secrets };
         redactor.sort();
         redactor
     }
@@ -332,7 +350,20 @@ mod tests {
         assert_eq!(shown("token = '''\na\nb'''"), "token = '''\n*\n*'''");
         assert_eq!(shown("token = ['ab', { x = 'cd' }]"), "token = ['**', { x = '**' }]");
         assert_eq!(shown("[nkey]\nx = 1\n[other]\nx = 1"), "[nkey]\nx = *\n[other]\nx = 1");
-        assert_eq!(shown("x.secret = 'é'"), "x.secret = '**'");
+        assert_eq!(shown("x.secret = 'é'"), "x.secret = '*'");
+    }
+
+    #[test]
+    fn what_follows_a_shorter_text_is_found_in_it() {
+        let text = "token = 'é€😀' # \u{85}é\nx = 1";
+        let root = DeTable::parse_recoverable(text).0.into_inner();
+        let redactor = Redactor::parsed(text, &root, &Names::default());
+        assert_eq!(redactor.text, "token = '***' # ?é\nx = 1");
+        let mut shown = redactor.text.char_indices();
+        for (at, _) in text.char_indices() {
+            assert_eq!(redactor.shown_offset(at), shown.next().unwrap().0, "byte {at}");
+        }
+        assert_eq!(redactor.shown_offset(text.len()), redactor.text.len());
     }
 
     #[test]

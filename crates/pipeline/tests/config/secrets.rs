@@ -117,3 +117,21 @@ fn secrets_as_they_are_shown() {
     ];
     insta::assert_snapshot!("secrets_as_they_are_shown", pages.join("\n———\n\n"));
 }
+
+#[test]
+fn a_column_counts_the_characters_of_a_secret_before_it() {
+    for secret in ["hunter2", "hünter2", "h€nter2", "h😀nter2", "żółw😀€"] {
+        let key = format!("tls = {{ password = \"{secret}\", ca = 3 }}");
+        let text = transport(&key);
+        let error = load_str("web.toml", &text, &options()).unwrap_err();
+        let column = 1 + key.chars().position(|character| character == '3').unwrap();
+        let problem = error.problems().last().unwrap();
+        assert_eq!(problem.line_and_column(), Some((7, column)), "{error}");
+        let rendered = error.render(false);
+        let lines: Vec<&str> = rendered.lines().collect();
+        let shown = lines.iter().rposition(|line| line.contains("ca = 3")).expect("the line is shown");
+        let place = |line: &str, marks: &[char]| line.chars().position(|shown| marks.contains(&shown));
+        // The caret stands below the value.
+        assert_eq!(place(lines[shown], &['3']), place(lines[shown + 1], &['▲', '┬', '─']), "{rendered}");
+    }
+}

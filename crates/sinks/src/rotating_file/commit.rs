@@ -5,25 +5,27 @@
 //! tried again: nobody knows then which pages the kernel has dropped.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use anyhow::{Error, Result, anyhow, bail};
 use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
 
 use super::files::Birth;
-use super::ledger::{Entry, FileId, Stage};
+use super::ledger::{Entry, FileId, OriginId, Stage};
 use super::outputs::OutputId;
 use super::writer::Writer;
 
 /// What changed in the pump's checkpoint since the last commit.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    origins: Vec<(Origin, History)>,
+    origins: Vec<(Origin, Arc<History>)>,
     cursors: Vec<Cursor>,
 }
 
 impl Claims {
     pub(super) fn of(checkpoint: &Checkpoint) -> Self {
-        let origins = checkpoint.changed_origins().map(|(origin, history)| (origin.clone(), history.clone()));
+        let origins = checkpoint.changed_histories();
+        let origins = origins.map(|(origin, history)| (origin.clone(), history.clone()));
         let mut cursors = Vec::new();
         if checkpoint.cursors_changed() {
             let all = checkpoint.cursors();
@@ -59,9 +61,10 @@ impl Writer {
         let lost = self.lost();
         self.files.sync(&lost)?;
         let mut entries = std::mem::take(&mut self.settled);
-        self.collect_positions(claims, &mut entries)?;
+        let accepted = self.collect_positions(claims, &mut entries)?;
         self.collect_files(&lost, &mut entries)?;
         self.patiently(|writer| writer.ledger.append(&mut entries))?;
+        self.ledger.share(accepted);
         self.moved.clear();
         self.noted.clear();
         let (active, rotated) = self.files.settle(&lost);
@@ -75,13 +78,19 @@ impl Writer {
         move |output| lost.contains(&output)
     }
 
-    fn collect_positions(&mut self, claims: Option<Claims>, entries: &mut Vec<Entry>) -> Result<()> {
+    /// Returns the claims that the ledger will hold as they are.
+    fn collect_positions(
+        &mut self,
+        claims: Option<Claims>,
+        entries: &mut Vec<Entry>,
+    ) -> Result<Vec<(OriginId, Arc<History>)>> {
+        let mut accepted = Vec::new();
         let Claims { origins, cursors } = claims.unwrap_or_default();
         if self.casualties.is_empty() {
             entries.extend(cursors.into_iter().map(Entry::Cursor));
         }
         for (origin, claimed) in origins {
-            let Some(author) = self.outputs.author(&origin) else {
+            let Some(author) = self.outputs.author(self.ledger.state(), &origin) else {
                 if claimed.current.offset == 0 {
                     continue;
                 }
@@ -101,17 +110,18 @@ impl Writer {
             }
             // Of an origin whose end is as claimed the pump knows more: where the source finds it, and all epochs.
             let same_end = ours.is_some_and(|ours| same_end(ours, &claimed.current));
-            if same_end && durable != Some(&claimed) {
+            if same_end && durable != Some(&*claimed) {
                 self.moved.remove(&author.id);
                 let plain = durable.is_some_and(|durable| follows(durable, &claimed));
                 entries.push(match plain {
-                    true => Entry::Position(author.id, claimed.current),
-                    false => Entry::History(author.id, Some(claimed)),
+                    true => Entry::Position(author.id, claimed.current.clone()),
+                    false => Entry::History(author.id, Some(History::clone(&claimed))),
                 });
+                accepted.push((author.id, claimed));
             }
         }
         entries.extend(self.moved.iter().map(|(id, position)| Entry::Position(*id, position.clone())));
-        Ok(())
+        Ok(accepted)
     }
 
     fn collect_files(&mut self, lost: impl Fn(OutputId) -> bool, entries: &mut Vec<Entry>) -> Result<()> {

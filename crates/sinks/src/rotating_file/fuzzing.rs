@@ -1,4 +1,6 @@
-//! Fuzz targets: names off the wire and templates, ledgers. Each panics when a promise does not hold.
+//! Fuzz targets: names off the wire and templates, ledgers, whole starts. Each panics when a promise does not hold.
+
+mod start;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -9,6 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 pub use super::ledger::fuzzing::ledger;
+pub use start::sink_start;
 
 use super::ledger::State;
 use super::outputs::Outputs;
@@ -55,12 +58,13 @@ pub fn output_path(data: &[u8]) {
     let mut origins: Vec<_> = origins.into_iter().collect();
     origins.sort();
 
-    let (mut outputs, _) = Outputs::new(&template, &State::default());
+    let state = State::default();
+    let (mut outputs, _) = Outputs::new(&template, &state);
     let has_date = template.finest().is_some();
     let endings = ENDINGS.iter().chain(if has_date { &[][..] } else { &ENDINGS_WITH_TIMES });
     let mut seen = HashMap::new();
     for origin in &origins {
-        let (author, _) = outputs.author_or_new(&template, origin);
+        let (author, _) = outputs.author_or_new(&template, &state, origin);
         let suffix = outputs.suffix(author.output);
         for (number, period) in periods[..count].iter().enumerate() {
             let rendered = template.render(origin, period).with_suffix(suffix);
@@ -100,5 +104,11 @@ mod tests {
     #[test]
     fn the_corpus_of_paths_holds() {
         replay("output_path", super::output_path);
+    }
+
+    #[test]
+    fn the_corpus_of_starts_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        replay("sink_start", |data| super::sink_start(folder.path(), data));
     }
 }

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use fshipper_pipeline::Fatal;
+use fshipper_pipeline::{Fatal, History};
 
 use super::disk::Disk;
 use super::names::FilePath;
@@ -133,6 +133,12 @@ impl Ledger {
     /// What is durable.
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Keeps somebody else's copies of what it knows in place of its own: most of what a hundred thousand logs
+    /// take is their histories.
+    pub(super) fn share(&mut self, histories: impl IntoIterator<Item = (OriginId, Arc<History>)>) {
+        histories.into_iter().for_each(|(id, history)| self.state.share(id, history));
     }
 
     /// Appends one record, makes it durable and carries it out; afterwards `entries` is empty.

@@ -3,14 +3,14 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use fshipper_pipeline::Escaped;
+use triomphe::ThinArc;
 
 /// The path of a file relative to the fixed part of `path`: one or more components joined by `/`, none of
 /// them empty, `.` or `..`. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct FilePath(Arc<[u8]>);
+pub(super) struct FilePath(ThinArc<(), u8>);
 
 impl FilePath {
     /// Joins components; `None` when one of them is no name for a file.
@@ -23,23 +23,24 @@ impl FilePath {
     /// Reads what [`FilePath::as_bytes`] gave; `None` when it is no relative path below the root.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let sound = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
-        bytes.split(|byte| *byte == b'/').all(sound).then(|| Self(bytes.into()))
+        bytes.split(|byte| *byte == b'/').all(sound).then(|| Self::of_sound(bytes))
     }
 
     /// The components joined by `/`.
     pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.0.slice
     }
 
     /// The components, the file's name last.
     pub(super) fn components(&self) -> Vec<&OsStr> {
-        self.0.split(|byte| *byte == b'/').map(OsStr::from_bytes).collect()
+        self.as_bytes().split(|byte| *byte == b'/').map(OsStr::from_bytes).collect()
     }
 
     /// The last component.
     pub(super) fn file_name(&self) -> &OsStr {
-        let start = self.0.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        OsStr::from_bytes(&self.0[start..])
+        let bytes = self.as_bytes();
+        let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        OsStr::from_bytes(&bytes[start..])
     }
 
     /// The components of the folder it stands in; none for the root itself.
@@ -52,14 +53,18 @@ impl FilePath {
     /// The path with `suffix`, which holds no slash, at the end of the file's name.
     pub(super) fn with_suffix(&self, suffix: &str) -> Self {
         assert!(!suffix.contains('/'), "the suffix `{suffix}` would leave the folder");
-        Self([&*self.0, suffix.as_bytes()].concat().into())
+        Self::of_sound(&[self.as_bytes(), suffix.as_bytes()].concat())
+    }
+
+    fn of_sound(bytes: &[u8]) -> Self {
+        Self(ThinArc::from_header_and_slice((), bytes))
     }
 }
 
 /// Printable whatever it holds.
 impl fmt::Display for FilePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Escaped(&self.0))
+        write!(f, "{}", Escaped(self.as_bytes()))
     }
 }
 

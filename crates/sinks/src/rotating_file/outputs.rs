@@ -20,8 +20,10 @@ pub(super) struct Outputs {
     outputs: CompactMap<FilePath, Option<FileId>>,
     /// What keeps the files of some apart from those of an origin that renders to the same path.
     suffixes: HashMap<OutputId, Box<str>>,
-    /// An [`OriginId`] is the number.
-    origins: CompactMap<Origin, OutputId>,
+    /// That of each origin; an [`OriginId`] is the index.
+    of_origins: Vec<OutputId>,
+    /// The origins that the ledger does not know yet.
+    unrecorded: HashMap<Origin, OriginId>,
     shared: bool,
     /// Why nothing can be written to some of them in this session.
     held: HashMap<OutputId, String>,
@@ -54,7 +56,8 @@ impl Outputs {
         let mut outputs = Self {
             outputs: CompactMap::default(),
             suffixes: HashMap::new(),
-            origins: CompactMap::default(),
+            of_origins: Vec::new(),
+            unrecorded: HashMap::new(),
             shared: template.is_shared(),
             held: HashMap::new(),
             lost: HashSet::new(),
@@ -145,34 +148,44 @@ impl Outputs {
     }
 
     /// Who `origin` is, if it has written.
-    pub(super) fn author(&self, origin: &Origin) -> Option<Author> {
-        let id = self.origins.number_of(origin)?;
-        Some(Author { id, output: self.origin(id).1 })
+    pub(super) fn author(&self, state: &State, origin: &Origin) -> Option<Author> {
+        let id = state.number_of(origin).or_else(|| self.unrecorded.get(origin).copied())?;
+        Some(Author { id, output: self.output_of(id) })
     }
 
     /// How many origins have written.
     pub(super) fn count_origins(&self) -> usize {
-        self.origins.len()
+        self.of_origins.len()
     }
 
-    /// The origin with this number, and its output.
-    pub(super) fn origin(&self, id: OriginId) -> (&Origin, OutputId) {
-        let (origin, output) = self.origins.entry(id).expect("an origin is never forgotten");
-        (origin, *output)
+    /// The output of an origin.
+    pub(super) fn output_of(&self, id: OriginId) -> OutputId {
+        self.of_origins[id as usize]
     }
 
     /// Who `origin` is; a new one comes with the entry that makes the ledger know it.
-    pub(super) fn author_or_new(&mut self, template: &Template, origin: &Origin) -> (Author, Option<Entry>) {
-        if let Some(author) = self.author(origin) {
+    pub(super) fn author_or_new(
+        &mut self,
+        template: &Template,
+        state: &State,
+        origin: &Origin,
+    ) -> (Author, Option<Entry>) {
+        if let Some(author) = self.author(state, origin) {
             return (author, None);
         }
         let author = self.register(template, origin, "");
+        self.unrecorded.insert(origin.clone(), author.id);
         let suffix: Box<str> = self.suffix(author.output).into();
         if !suffix.is_empty() {
             let family = self.family(author.output);
             tracing::info!(%origin, "another log has the same output: its own is `{family}`");
         }
         (author, Some(Entry::Origin(OriginRecord { origin: origin.clone(), suffix })))
+    }
+
+    /// The ledger has the entries of all new origins.
+    pub(super) fn forget_unrecorded(&mut self) {
+        self.unrecorded = HashMap::new();
     }
 
     /// Gives an origin its output, with `suffix` unless somebody else has that already.
@@ -192,7 +205,9 @@ impl Outputs {
             }
             self.add(family, suffix)
         };
-        Author { id: self.origins.insert(origin.clone(), output), output }
+        let id = OriginId::try_from(self.of_origins.len()).expect("2³² origins");
+        self.of_origins.push(output);
+        Author { id, output }
     }
 
     fn add(&mut self, family: FilePath, suffix: Box<str>) -> OutputId {
@@ -210,9 +225,10 @@ mod tests {
 
     fn suffixes(template: &str, origins: &[(&str, &str)]) -> Vec<String> {
         let template = Template::parse(template, None).unwrap();
-        let (mut outputs, _) = Outputs::new(&template, &State::default());
+        let state = State::default();
+        let (mut outputs, _) = Outputs::new(&template, &state);
         let suffix = |(host, path): &(&str, &str)| {
-            let (author, entry) = outputs.author_or_new(&template, &Origin::new(host, path));
+            let (author, entry) = outputs.author_or_new(&template, &state, &Origin::new(host, path));
             assert!(entry.is_some());
             outputs.suffix(author.output).to_owned()
         };
@@ -240,9 +256,9 @@ mod tests {
         let state = State::of([Entry::Origin(record)]);
         let (mut outputs, changes) = Outputs::new(&template, &state);
         assert!(changes.is_empty());
-        let (author, _) = outputs.author_or_new(&template, &first);
+        let (author, _) = outputs.author_or_new(&template, &state, &first);
         assert_eq!(outputs.suffix(author.output), "");
-        let (author, entry) = outputs.author_or_new(&template, &second);
+        let (author, entry) = outputs.author_or_new(&template, &state, &second);
         assert_eq!((outputs.suffix(author.output), entry), (&*suffix, None));
     }
 }

@@ -14,7 +14,7 @@ use super::writer::Writer;
 impl Writer {
     /// Why the log of `batch` is not taken, if it is not. Asked for the first batch of each log in a session.
     pub(super) fn refusal(&self, batch: &Batch) -> Option<String> {
-        if self.outputs.author(&batch.origin).is_none()
+        if self.outputs.author(self.ledger.state(), &batch.origin).is_none()
             && self.outputs.count_origins() as u64 >= self.plan.max_logs
         {
             return Some(format!(

@@ -83,10 +83,10 @@ fn victims(files: &FileTable, keep: &Keep, now: i64) -> Vec<FileId> {
     }
     if let Some(limit) = keep.bytes {
         let left = oldest_first.iter().filter(|(id, _)| !victims.contains(id));
-        let mut total: u64 = left.map(|(_, record)| record.length).sum();
+        let mut total = left.fold(0, |total: u64, (_, record)| total.saturating_add(record.length));
         for (id, record) in &oldest_first {
             if total > limit.0 && record.stage != Stage::Active && victims.insert(*id) {
-                total -= record.length;
+                total = total.saturating_sub(record.length);
             }
         }
     }

@@ -188,7 +188,7 @@ impl Writer {
         self.outputs.set_active(output, None);
         let next = match moved_on {
             true => Next::Period(time),
-            false => Next::Number { period_start: period.0, number: number + 1 },
+            false => Next::Number { period_start: period.0, number: number.saturating_add(1) },
         };
         self.begin_file(output, origin, next).map(drop)
     }

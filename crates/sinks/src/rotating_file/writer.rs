@@ -127,7 +127,8 @@ impl Writer {
         if answered && let Some(reason) = self.refusal(batch) {
             return Ok(Written::Held(reason));
         }
-        let (author, entry) = self.outputs.author_or_new(&self.plan.template, &batch.origin);
+        let (author, entry) =
+            self.outputs.author_or_new(&self.plan.template, self.ledger.state(), &batch.origin);
         self.settled.extend(entry);
         let held = match self.outputs.held(author.output) {
             Some(reason) => reason.to_owned(),
@@ -263,6 +264,7 @@ impl Writer {
         if !self.settled.is_empty() {
             let mut entries = std::mem::take(&mut self.settled);
             self.patiently(|writer| writer.ledger.append(&mut entries))?;
+            self.outputs.forget_unrecorded();
         }
         for file in self.files.take_waiting() {
             let Some(output) = self.files.get(file).map(|live| live.output) else { continue };
@@ -286,21 +288,21 @@ impl Writer {
     ///
     /// That, when a loss of one of its origins is noted since: only a new session takes the note back.
     fn lose(&mut self, id: OutputId, error: Error) -> Result<()> {
-        let outputs = &self.outputs;
-        if self.noted.iter().any(|origin| outputs.origin(*origin).1 == id) {
+        if self.noted.iter().any(|origin| self.outputs.output_of(*origin) == id) {
             return Err(error);
         }
         let reason = &format!("{error:#}");
         self.outputs.lose(id, reason);
         self.files.drop_waiting(id);
-        let outputs = &self.outputs;
+        let (outputs, state) = (&self.outputs, self.ledger.state());
         let mut lost = HashSet::new();
         self.moved.retain(|origin, _| {
-            let (origin, output) = outputs.origin(*origin);
-            if output == id {
+            let is_lost = outputs.output_of(*origin) == id;
+            if is_lost {
+                let origin = state.origin(*origin).expect("the entry of an origin comes before its bytes");
                 lost.insert(origin.clone());
             }
-            output != id
+            !is_lost
         });
         self.casualties.extend(lost.into_iter().map(|origin| (origin, reason.to_owned())));
         Ok(())

@@ -113,7 +113,7 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now) -> io::Result<Vec
             packed: siblings::is_gzip(path).then(|| {
                 let changed = stat.modified.max(stat.changed);
                 let age = now.system.duration_since(changed).unwrap_or_default();
-                Packed { may_grow: age < COMPLETE_AFTER, peeks: log.peeks.clone() }
+                Packed { may_grow: age < COMPLETE_AFTER, peeks: log.peeks.get_or_init(Arc::default).clone() }
             }),
         });
     }

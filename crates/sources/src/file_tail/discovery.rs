@@ -4,7 +4,7 @@
 //! A directory is looked at each [tick](super::tail) with one `stat` and listed only when its time of change
 //! moved. An error while listing is never taken for an empty directory.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fshipper_pipeline::Complaint;
 
 use super::identity::{FileId, Stat};
+use super::listing::Names;
 use super::patterns::{Patterns, Reach};
 use super::siblings;
 
@@ -56,7 +57,7 @@ pub(crate) struct Change {
 struct Directory {
     reach: Reach,
     is_root: bool,
-    entries: BTreeMap<OsString, Entry>,
+    entries: Names<Entry>,
     children: HashSet<PathBuf>,
     /// Names at which another file may stand that has the same inode.
     doubtful: BTreeSet<OsString>,
@@ -134,8 +135,8 @@ impl Discovery {
 
     /// The files that the last listings show.
     pub(crate) fn files(&self) -> impl Iterator<Item = FileId> {
-        let entries = self.directories.values().flat_map(|directory| directory.entries.values());
-        entries.filter_map(|entry| entry.file)
+        let entries = self.directories.values().flat_map(|directory| directory.entries.iter());
+        entries.filter_map(|(_, entry)| entry.file)
     }
 
     /// Lists every directory at the next tick.
@@ -214,9 +215,9 @@ impl Discovery {
                 let before = std::mem::replace(&mut directory.entries, listing.entries);
                 let after = &directory.entries;
                 let gone =
-                    before.iter().filter(|(name, entry)| entry.file.is_some() && !after.contains_key(*name));
+                    before.iter().filter(|(name, entry)| entry.file.is_some() && after.get(name).is_none());
                 changes.extend(gone.map(|(name, _)| Change { path: path.join(name), now: None }));
-                for (name, entry) in after {
+                for (name, entry) in after.iter() {
                     let was = before.get(name).and_then(|entry| entry.file);
                     if was != entry.file {
                         changes.push(Change { path: path.join(name), now: entry.file });
@@ -257,7 +258,7 @@ impl Discovery {
         if !directory.is_root {
             self.directories.remove(path);
         }
-        let files = entries.into_iter().filter(|(_, entry)| entry.file.is_some());
+        let files = entries.iter().filter(|(_, entry)| entry.file.is_some());
         changes.extend(files.map(|(name, _)| Change { path: path.join(name), now: None }));
         for child in children {
             self.forget(&child, now, changes);
@@ -271,7 +272,7 @@ impl Discovery {
     pub(super) fn misremember(&mut self, path: &Path, id: FileId) {
         let directory = self.directories.get_mut(path.parent().unwrap()).unwrap();
         let entry = Entry { inode: id.inode, file: Some(id) };
-        directory.entries.insert(path.file_name().unwrap().to_owned(), entry);
+        directory.entries.insert(path.file_name().unwrap(), entry);
     }
 }
 
@@ -286,7 +287,7 @@ impl Directory {
 
 #[derive(Default)]
 struct Listing {
-    entries: BTreeMap<OsString, Entry>,
+    entries: Names<Entry>,
     children: Vec<(OsString, Reach)>,
     /// See [`Directory::moving`].
     moving: BTreeSet<OsString>,
@@ -322,9 +323,9 @@ fn list_settled(
 }
 
 /// The names that do not hold the same in both.
-fn differences(left: &BTreeMap<OsString, Entry>, right: &BTreeMap<OsString, Entry>) -> BTreeSet<OsString> {
-    let names = left.keys().chain(right.keys());
-    names.filter(|name| left.get(*name) != right.get(*name)).cloned().collect()
+fn differences(left: &Names<Entry>, right: &Names<Entry>) -> BTreeSet<OsString> {
+    let names = left.iter().chain(right.iter()).map(|(name, _)| name);
+    names.filter(|name| left.get(name) != right.get(name)).map(OsString::from).collect()
 }
 
 /// Lists what may matter: files that a pattern selects, rotated siblings of such files, and wanted inodes.
@@ -335,6 +336,7 @@ fn list(
     is_wanted: &dyn Fn(u64) -> bool,
 ) -> io::Result<Listing> {
     let mut listing = Listing::default();
+    let mut entries = Vec::new();
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
         let (name, inode) = (entry.file_name(), entry.ino());
@@ -363,8 +365,9 @@ fn list(
             _ => Entry { inode, file: look_at_file(&file, known, is_selected) },
         };
         listing.has_dangling_link |= is_link && entry.file.is_none();
-        listing.entries.insert(name, entry);
+        entries.push((name, entry));
     }
+    listing.entries = entries.into_iter().collect();
     Ok(listing)
 }
 

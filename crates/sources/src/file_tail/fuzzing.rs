@@ -1,4 +1,6 @@
-//! Fuzz targets: state files, places off the wire, compressed files. Each panics when a promise does not hold.
+//! Fuzz targets: state files, places off the wire and what is read by them, compressed files. Each panics when a promise does not hold.
+
+mod restore;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -7,6 +9,8 @@ use std::path::Path;
 use flate2::{Compression, write::GzEncoder};
 use fshipper_pipeline::testing::fuzz::Input;
 use fshipper_pipeline::{Fatal, Journal};
+
+pub use restore::restore;
 
 use super::gunzip::{Flow, Gunzip};
 use super::place::Place;
@@ -146,5 +150,6 @@ mod tests {
         replay("state_log", |data| super::state_log(folder.path(), data));
         replay("place", super::place);
         replay("gunzip", |data| super::gunzip(folder.path(), data));
+        replay("tail_restore", |data| super::restore(folder.path(), data));
     }
 }

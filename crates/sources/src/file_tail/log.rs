@@ -1,5 +1,6 @@
 //! One log and how far it has been read: [`Log`].
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -60,8 +61,8 @@ pub(crate) struct Log {
     pub(crate) passed: BTreeSet<FileId>,
     /// Files among them that were compared with the one being read, and their sizes then.
     pub(crate) compared: BTreeMap<FileId, u64>,
-    /// What was found in its compressed files.
-    pub(crate) peeks: Arc<Peeks>,
+    /// What was found in its compressed files; most logs have none.
+    pub(crate) peeks: OnceCell<Arc<Peeks>>,
     /// Files that come after the current one, oldest first, held open so that deleting them loses nothing.
     pub(crate) held: Vec<Held>,
     /// The file that was finished last, until what comes next was looked for.
@@ -165,7 +166,7 @@ impl Log {
             members: BTreeSet::new(),
             passed: BTreeSet::new(),
             compared: BTreeMap::new(),
-            peeks: Arc::default(),
+            peeks: OnceCell::new(),
             held: Vec::new(),
             finished: None,
             behind: None,

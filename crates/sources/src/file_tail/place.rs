@@ -41,7 +41,8 @@ impl Place {
         if self.over {
             text += " over";
         }
-        Bytes::from(text)
+        // It is kept for as long as the log is, and there may be thousands of logs.
+        Bytes::from(text.into_boxed_str().into_boxed_bytes())
     }
 
     /// Reads what [`Place::encode`] wrote; `None` for anything else. Words it does not know are passed over,

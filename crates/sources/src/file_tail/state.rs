@@ -16,11 +16,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use fshipper_pipeline::{Epoch, Fatal, Journal};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::copies::Copied;
 use super::identity::{FileId, Fingerprint, Marker};
@@ -106,6 +107,8 @@ impl StateLog {
         let lock_path = folder.join(LOCK);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
+        // What a link leads to is somebody else's, and nobody else ever opens a FIFO.
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
         let locked = options.open(&lock_path).and_then(|lock| {
             flock(&lock, FlockOperation::LockExclusive)?;
             Ok(lock)
@@ -387,6 +390,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let expected = written(folder.path());
         assert_eq!(StateLog::open(folder.path()).unwrap().1, expected);
+    }
+
+    #[test]
+    fn neither_a_fifo_nor_a_link_is_taken_for_the_lock() {
+        use rustix::fs::{CWD, Mode, mkfifoat};
+
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join(LOCK);
+        mkfifoat(CWD, &lock, Mode::RUSR | Mode::WUSR).unwrap();
+        let error = StateLog::open(folder.path()).unwrap_err();
+        assert!(format!("{error:#}").contains("file_tail.lock`: No such device"), "{error:#}");
+
+        fs::remove_file(&lock).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, &lock).unwrap();
+        assert!(StateLog::open(folder.path()).is_err());
+        assert!(!elsewhere.try_exists().unwrap());
     }
 
     #[test]

@@ -70,6 +70,7 @@ pub(super) mod codes {
     pub(in crate::nats) const WRONG_LAST_SEQUENCE_CONSTANT: u32 = 10164;
     pub(in crate::nats) const ATOMIC_PUBLISH_DISABLED: u32 = 10174;
     pub(in crate::nats) const ATOMIC_PUBLISH_INCOMPLETE: u32 = 10176;
+    pub(in crate::nats) const FAST_PUBLISH_DISABLED: u32 = 10205;
     pub(in crate::nats) const ATOMIC_PUBLISH_TOO_MANY: u32 = 10210;
 }
 

@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 
 use fshipper_pipeline::config::{Environment, Secret};
+use fshipper_pipeline::read_named_file;
 use serde::Deserialize;
 
 use super::config::Tls;
 use super::login::Login;
+
+/// The tool writes about a kilobyte.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// What a context says of the connection. Fields without meaning for it are passed over.
 #[derive(Default, Deserialize)]
@@ -54,10 +58,11 @@ impl CliContext {
         let config = config.ok_or("neither `XDG_CONFIG_HOME` nor `HOME` is set, so there are no contexts")?;
         let path = config.join("nats/context").join(format!("{name}.json"));
         let shown = path.display();
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| format!("cannot read `{shown}`: {error}"))?;
+        let text = read_named_file(&path, MAX_FILE_BYTES).map_err(|error| {
+            format!("cannot read `{shown}`: {error}; `nats context save {name}` writes a context")
+        })?;
         // The error's own words could quote a value, so only the place is told.
-        let context: Self = serde_json::from_str(&text).map_err(|error| {
+        let context: Self = serde_json::from_slice(&text).map_err(|error| {
             format!("`{shown}` is no context: line {}, column {}", error.line(), error.column())
         })?;
         if let Some(field) = context.unsupported() {
@@ -114,6 +119,8 @@ impl CliContext {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     fn load(json: &str) -> Result<CliContext, String> {
@@ -136,6 +143,25 @@ mod tests {
         assert_eq!((context.url.as_str(), context.inbox_prefix.as_str()), ("tls://a,b", "_INBOX.me"));
         assert_eq!(context.login(), Some(("creds", Login::Creds("/root/prod.creds".into()))));
         assert_eq!(context.tls(), Tls { ca: Some("/etc/ca.pem".into()), ..Tls::default() });
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = home.path().join("nats/context");
+        std::fs::create_dir_all(&directory).unwrap();
+        let context = |name| directory.join(format!("{name}.json"));
+        std::os::unix::fs::symlink("/dev/zero", context("device")).unwrap();
+        assert!(Command::new("mkfifo").arg(context("fifo")).status().unwrap().success());
+        std::fs::File::create(context("huge")).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        let environment = Environment::from([("XDG_CONFIG_HOME", home.path())]);
+        for (name, said) in
+            [("device", "it is a device"), ("fifo", "it is a FIFO"), ("huge", "it holds more than")]
+        {
+            let error = CliContext::load(name, &environment).err().unwrap();
+            assert!(error.contains(said) && error.contains(&format!("{name}.json`")), "{error}");
+            assert!(error.ends_with(&format!("`nats context save {name}` writes a context")), "{error}");
+        }
     }
 
     #[test]

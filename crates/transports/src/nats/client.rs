@@ -64,6 +64,15 @@ impl Client {
         }
     }
 
+    /// Whether the server is at least of this version: major, minor, patch.
+    pub(crate) fn is_server_compatible(&self, (major, minor, patch): (i64, i64, i64)) -> bool {
+        match self {
+            Self::Server(client) => client.is_server_compatible(major, minor, patch),
+            #[cfg(test)]
+            Self::Simulated(_) => true,
+        }
+    }
+
     /// How often there was a connection, the first one included.
     pub(crate) fn connects(&self) -> u64 {
         match self {

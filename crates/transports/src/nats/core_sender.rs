@@ -15,14 +15,16 @@ use bytes::Bytes;
 use fshipper_pipeline::{Batch, Checkpoint, Context, Sink, Written};
 use futures::StreamExt as _;
 
-use super::client::Subscriber;
+use super::client::{Client, Subscriber};
 use super::config::{Framing, Nats};
 use super::connect::{Connection, Queues, connect};
+use super::home::Home;
 use super::subject::Subjects;
 use super::wire::{self, Encoding};
 
 /// Publishes batches.
 pub(super) struct CoreSender {
+    home: Home,
     connection: Connection,
     subjects: Subjects,
     encoding: Encoding,
@@ -60,18 +62,20 @@ pub(super) const OBJECTION_TIME: Duration = Duration::from_millis(100);
 impl CoreSender {
     /// Connects.
     pub(super) async fn open(nats: &Nats, context: &Context) -> Result<Self> {
-        Self::over(nats, connect(nats, &context.settings, QUEUES).await?).await
+        let home = Home::start()?;
+        let connection = home.settle(Box::pin(connect(nats, &context.settings, QUEUES))).await?;
+        Self::over(nats, connection, home).await
     }
 
     /// How long a message to ourselves takes, which is all that can be tried without sending anything to others.
     pub(super) async fn probe(nats: &Nats, connection: Connection) -> Result<Duration> {
-        let mut sender = Self::over(nats, connection).await?;
+        let mut sender = Self::over(nats, connection, Home::start()?).await?;
         let start = Instant::now();
         sender.round_trip().await?;
         Ok(start.elapsed())
     }
 
-    async fn over(nats: &Nats, connection: Connection) -> Result<Self> {
+    async fn over(nats: &Nats, connection: Connection, home: Home) -> Result<Self> {
         let denial_mark = connection.denial_mark();
         let inbox = connection.client.new_inbox();
         let echoes = connection.client.subscribe(inbox.clone()).await;
@@ -79,6 +83,7 @@ impl CoreSender {
         let subjects = nats.subjects();
         let encoding = Encoding { compression: nats.compression, host: !subjects.carry_host() };
         Ok(Self {
+            home,
             connection,
             subjects,
             encoding,
@@ -91,19 +96,6 @@ impl CoreSender {
             denial_mark,
             unflushed_bytes: 0,
         })
-    }
-
-    async fn publish(&mut self, subject: &Subject, header_bytes: usize, part: &Batch) -> Result<()> {
-        let message = wire::encode(part, self.encoding);
-        self.unflushed_bytes += message.payload.len() + header_bytes;
-        let client = &self.connection.client;
-        let published = client.publish_with_headers(subject.clone(), message.headers, message.payload).await;
-        published.with_context(|| format!("cannot publish to `{subject}`"))?;
-        if self.unflushed_bytes >= MAX_UNFLUSHED_BYTES {
-            client.flush().await.context("cannot flush")?;
-            self.unflushed_bytes = 0;
-        }
-        Ok(())
     }
 
     /// Fails after a break; waits for the next connection first, so that what still waits in the client goes
@@ -145,6 +137,49 @@ impl CoreSender {
     }
 }
 
+/// What is published at home, beside the client.
+struct Publishing {
+    client: Client,
+    subject: Subject,
+    encoding: Encoding,
+    framing: Framing,
+    header_bytes: usize,
+    /// For a payload.
+    room: usize,
+    unflushed_bytes: usize,
+}
+
+impl Publishing {
+    /// Publishes a batch; what was not flushed then.
+    async fn run(mut self, batch: Batch) -> Result<usize> {
+        match self.framing {
+            Framing::Batch => {
+                for part in wire::split(batch, self.room) {
+                    self.publish(wire::encode(&part, self.encoding)).await?;
+                }
+            }
+            Framing::Line => {
+                for message in wire::encode_lines(batch, self.room, self.encoding) {
+                    self.publish(message).await?;
+                }
+            }
+        }
+        Ok(self.unflushed_bytes)
+    }
+
+    async fn publish(&mut self, message: wire::Message) -> Result<()> {
+        self.unflushed_bytes += message.payload.len() + self.header_bytes;
+        let Self { client, subject, .. } = self;
+        let published = client.publish_with_headers(subject.clone(), message.headers, message.payload).await;
+        published.with_context(|| format!("cannot publish to `{subject}`"))?;
+        if self.unflushed_bytes >= MAX_UNFLUSHED_BYTES {
+            client.flush().await.context("cannot flush")?;
+            self.unflushed_bytes = 0;
+        }
+        Ok(())
+    }
+}
+
 /// How both ends over core NATS fail for want of a permission.
 pub(super) fn refused(denied: &str) -> anyhow::Error {
     anyhow!("the NATS server refuses: {denied}; give this user the permission")
@@ -156,7 +191,9 @@ impl Sink for CoreSender {
         Ok(None)
     }
 
-    async fn write(&mut self, batch: Batch) -> Result<Written> {
+    async fn write(&mut self, mut batch: Batch) -> Result<Written> {
+        // Nobody on the other side can be asked for it, and it would be half of a line's header.
+        batch.place = Bytes::new();
         let subject = self.subjects.publish(&batch.origin);
         let header_bytes = wire::header_bytes(&batch, self.encoding);
         let max_payload = self.connection.client.max_payload();
@@ -170,19 +207,17 @@ impl Sink for CoreSender {
             self.used.push(subject.clone());
             self.unproven = true;
         }
-        let subject = Subject::from(subject);
-        match self.framing {
-            Framing::Batch => {
-                for part in wire::split(batch, room) {
-                    self.publish(&subject, header_bytes, &part).await?;
-                }
-            }
-            Framing::Line => {
-                for part in wire::lines(batch).flat_map(|line| wire::split(line, room)) {
-                    self.publish(&subject, header_bytes, &part).await?;
-                }
-            }
-        }
+        let publishing = Publishing {
+            client: self.connection.client.clone(),
+            subject: subject.into(),
+            encoding: self.encoding,
+            framing: self.framing,
+            header_bytes,
+            room,
+            unflushed_bytes: self.unflushed_bytes,
+        };
+        let published = self.home.spawn(publishing.run(batch)).await;
+        self.unflushed_bytes = published.context("publishing ended in a panic")??;
         self.check_connection().await?;
         Ok(Written::Accepted)
     }

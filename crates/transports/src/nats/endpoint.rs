@@ -1,12 +1,11 @@
 //! Where to connect and as whom, from the table, the environment and the context: [`Endpoint`].
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::PathBuf;
 
 use async_nats::ServerAddr;
-use fshipper_pipeline::Invalid;
 use fshipper_pipeline::config::{Environment, Secret};
+use fshipper_pipeline::{Invalid, read_named_file};
 
 use super::cli_context::CliContext;
 use super::config::{Nats, Tls};
@@ -34,6 +33,9 @@ pub(super) struct Endpoint {
 
 /// Where a server on this machine listens unless it was told otherwise.
 const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
+
+/// A bundle of every authority that there is has about 250 KB.
+const MAX_PEM_BYTES: u64 = 4 << 20;
 
 impl Endpoint {
     /// Fills in what the table leaves out, and looks at the files that are named.
@@ -202,8 +204,8 @@ fn check_tls(ca: NamedFile, cert: NamedFile, key: NamedFile) -> Result<Tls, Inva
     }
     let open = |named: NamedFile| {
         let Some((source, path)) = named else { return Ok(None) };
-        File::open(&path)
-            .map_err(|error| invalid(source, format!("cannot open `{}`: {error}", path.display())))?;
+        read_named_file(&path, MAX_PEM_BYTES)
+            .map_err(|error| invalid(source, format!("cannot read `{}`: {error}", path.display())))?;
         Ok(Some(path))
     };
     Ok(Tls { ca: open(ca)?, cert: open(cert)?, key: open(key)? })

@@ -1,87 +1,89 @@
-//! Messages of core NATS between the client and the pump, bounded in bytes: [`Intake`].
+//! Batches of core NATS between the thread that receives and the pump, bounded in bytes: [`Intake`].
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use async_nats::{Message, Subject};
-use fshipper_pipeline::Complaint;
-use futures::StreamExt as _;
+use fshipper_pipeline::{Batch, Content};
 use tokio::sync::Notify;
 
-use super::client::Subscriber;
-use super::wire;
-
-/// A queue that takes messages as fast as they come. When it is full it drops them and notes how much: NATS
-/// cannot be asked to wait, and a client that does not read is cut off.
+/// A queue between a thread that may wait and a task that may not.
+///
+/// NATS cannot be asked to wait, but a client that reads nothing from its socket makes the server keep what comes
+/// (64 MB, by default) and then slow down whoever sends it. A server gives up on a client that reads nothing for
+/// long, so what has not found room by then is dropped, and all that follows until there is room again.
 #[derive(Debug, Default)]
 pub(super) struct Intake {
     queue: Mutex<Queue>,
     arrival: Notify,
-}
-
-/// What the queue gives.
-#[derive(Debug)]
-pub(super) enum Arrived {
-    /// A message.
-    Message(Message),
-    /// Messages of another publisher that were dropped here.
-    Dropped {
-        /// Their subject.
-        subject: Subject,
-        /// How many bytes they would have become.
-        bytes: u64,
-    },
+    room: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    arrivals: VecDeque<Arrived>,
-    /// What the messages in it cost.
+    batches: VecDeque<Batch>,
+    /// What those that are no losses cost.
     bytes: usize,
-    /// How many of the arrivals are no messages.
-    notes: usize,
+    losses: usize,
+    /// There was no room for longer than anybody waits.
+    overflows: bool,
+    is_closed: bool,
 }
 
-/// About six milliseconds of a fast publisher: what the pump needs to get round to it.
-const MAX_BYTES: usize = 4 << 20;
+/// What the pump has not got round to, besides what it holds itself. More can wait at the server.
+const MAX_BYTES: usize = 1 << 20;
 
-/// Notes of dropped messages, one for each run of messages on one subject. There are more only when hundreds of
-/// subjects flood in at once; the log then says that something was dropped, but not where.
-const MAX_NOTES: usize = 1024;
+/// What a queued batch costs besides its bytes.
+const BATCH_BYTES: usize = 512;
 
-/// What a queued message costs besides its bytes: its structs and its headers' map.
-const MESSAGE_BYTES: usize = 512;
+/// Losses that wait here, one for each run of messages of one log. There are more only when hundreds of logs flood
+/// in at once.
+const MAX_LOSSES: usize = 1024;
+
+/// Longer than a disk that is written back stalls, and well below the 10 s after which a server cuts a client off.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 impl Intake {
-    /// Moves messages into the queue until the subscription to `filter` ends.
-    pub(super) async fn take_from(self: Arc<Self>, filter: String, mut subscriber: Subscriber) {
-        let complaint =
-            format!("messages of `{filter}` arrive from NATS faster than they are written: some are dropped");
-        let mut drops = Complaint::default();
-        while let Some(message) = subscriber.next().await {
-            let taken = self.queue().push(message);
-            if !taken {
-                drops.report(&complaint, |text| tracing::error!("{text}"));
-            }
+    /// Adds a batch of data, once there is room: this blocks the thread. `false` when there was none, and it is dropped.
+    pub(super) fn push(&self, batch: Batch) -> bool {
+        let mut queue = self.queue();
+        if !queue.has_room(&batch) && !queue.overflows {
+            let no_room = |queue: &mut Queue| !queue.has_room(&batch);
+            let waited = self.room.wait_timeout_while(queue, PATIENCE, no_room);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        queue.overflows = !queue.has_room(&batch);
+        if !queue.overflows {
+            queue.add(batch);
             self.arrival.notify_one();
         }
+        !queue.overflows
+    }
+
+    /// Adds the record of what was dropped. `false` when there are too many.
+    pub(super) fn push_loss(&self, loss: Batch) -> bool {
+        let is_noted = self.queue().add_loss(loss);
+        self.arrival.notify_one();
+        is_noted
     }
 
     /// Waits for what comes next.
-    pub(super) async fn next(&self) -> Arrived {
+    pub(super) async fn next(&self) -> Batch {
         loop {
-            // Asked for before looking: a message that comes in between must not be slept through.
+            // Asked for before looking: a batch that comes in between must not be slept through.
             let arrival = self.arrival.notified();
-            if let Some(arrived) = self.next_waiting() {
-                return arrived;
+            if let Some(batch) = self.queue().pop() {
+                self.room.notify_one();
+                return batch;
             }
             arrival.await;
         }
     }
 
-    /// What comes next, if it is there.
-    pub(super) fn next_waiting(&self) -> Option<Arrived> {
-        self.queue().pop()
+    /// Nobody takes anything any more: whoever waits for room goes on.
+    pub(super) fn close(&self) {
+        self.queue().is_closed = true;
+        self.room.notify_one();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -90,91 +92,137 @@ impl Intake {
 }
 
 impl Queue {
-    /// `false` when there is no room and the message is dropped.
-    fn push(&mut self, message: Message) -> bool {
-        let cost = cost(&message);
-        if self.bytes + cost <= MAX_BYTES || self.arrivals.is_empty() {
-            self.bytes += cost;
-            self.arrivals.push_back(Arrived::Message(message));
-            return true;
-        }
-        // What is missing of our own senders' logs shows in the offsets, and in the right place.
-        if wire::is_ours(message.headers.as_ref()) {
-            return false;
-        }
-        let length = message.payload.len() as u64 + 1;
-        match self.arrivals.back_mut() {
-            Some(Arrived::Dropped { subject, bytes }) if *subject == message.subject => *bytes += length,
-            _ if self.notes < MAX_NOTES => {
-                self.notes += 1;
-                self.arrivals.push_back(Arrived::Dropped { subject: message.subject, bytes: length });
-            }
-            _ => {}
-        }
-        false
+    fn has_room(&self, batch: &Batch) -> bool {
+        self.bytes == 0 || self.bytes + cost(batch) <= MAX_BYTES || self.is_closed
     }
 
-    fn pop(&mut self) -> Option<Arrived> {
-        let arrived = self.arrivals.pop_front()?;
-        match &arrived {
-            Arrived::Message(message) => self.bytes -= cost(message),
-            Arrived::Dropped { .. } => self.notes -= 1,
+    fn add(&mut self, batch: Batch) {
+        self.bytes += cost(&batch);
+        self.batches.push_back(batch);
+    }
+
+    fn add_loss(&mut self, loss: Batch) -> bool {
+        if let Some(last) = self.batches.back_mut()
+            && (&last.origin, last.epoch, last.end()) == (&loss.origin, loss.epoch, loss.start)
+            && let Content::Loss { missing, reason } = &mut last.content
+            && let Content::Loss { missing: more, reason: same } = &loss.content
+            && reason == same
+        {
+            *missing += more;
+            return true;
         }
-        Some(arrived)
+        let has_room = self.losses < MAX_LOSSES;
+        if has_room {
+            self.losses += 1;
+            self.batches.push_back(loss);
+        }
+        has_room
+    }
+
+    fn pop(&mut self) -> Option<Batch> {
+        let batch = self.batches.pop_front()?;
+        match &batch.content {
+            Content::Data(_) => self.bytes -= cost(&batch),
+            Content::Loss { .. } => self.losses -= 1,
+        }
+        Some(batch)
     }
 }
 
-fn cost(message: &Message) -> usize {
-    message.length + MESSAGE_BYTES
+fn cost(batch: &Batch) -> usize {
+    batch.bytes().len() + BATCH_BYTES
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use fshipper_pipeline::{Epoch, Origin};
+
     use super::*;
 
-    fn message(subject: &str, bytes: usize) -> Message {
-        let payload = vec![b'x'; bytes].into();
-        let subject = Subject::from(subject);
-        Message {
-            subject,
-            reply: None,
-            payload,
-            headers: None,
-            status: None,
-            description: None,
-            length: bytes,
-        }
+    const PART: usize = MAX_BYTES / 4;
+
+    fn data(number: usize) -> Batch {
+        Batch::data(Origin::new("h", "/l"), Epoch(1), (number * PART) as u64, vec![b'x'; PART])
+    }
+
+    fn loss(path: &str, start: u64, missing: u64, reason: &str) -> Batch {
+        Batch::loss(Origin::new("h", path), Epoch(1), start, missing, reason)
+    }
+
+    fn drained(queue: &mut Queue) -> Vec<(String, u64, u64)> {
+        let batches = std::iter::from_fn(|| queue.pop());
+        batches.map(|batch| (batch.origin.to_string(), batch.start, batch.span())).collect()
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_noted_where_it_belongs() {
-        let mut queue = Queue::default();
-        for number in 0..6 {
-            assert_eq!(queue.push(message("a", MAX_BYTES / 4)), number < 3);
+    fn whoever_fills_it_waits_for_whoever_empties_it() {
+        let intake = Arc::new(Intake::default());
+        let filling = intake.clone();
+        let filler = thread::spawn(move || (0..20).all(|number| filling.push(data(number))));
+        for number in 0..20 {
+            // Full, so that whoever fills it is about to wait.
+            while intake.queue().batches.len() < 3 && !filler.is_finished() {
+                thread::yield_now();
+            }
+            thread::yield_now();
+            let batch = intake.queue().pop();
+            intake.room.notify_one();
+            assert_eq!(batch.map(|batch| batch.start), Some((number * PART) as u64), "something was dropped");
+            assert!(intake.queue().bytes <= MAX_BYTES);
         }
-        assert!(!queue.push(message("b", MAX_BYTES / 4)));
-        let dropped = MAX_BYTES as u64 / 4 + 1;
-
-        let mut arrivals = Vec::new();
-        while let Some(arrived) = queue.pop() {
-            arrivals.push(match arrived {
-                Arrived::Message(message) => (message.subject.to_string(), None),
-                Arrived::Dropped { subject, bytes } => (subject.to_string(), Some(bytes)),
-            });
-        }
-        let (a, b) = ("a".to_owned(), "b".to_owned());
-        let taken = (a.clone(), None);
-        assert_eq!(
-            arrivals,
-            [taken.clone(), taken.clone(), taken, (a, Some(3 * dropped)), (b, Some(dropped))]
-        );
-        assert_eq!((queue.bytes, queue.notes), (0, 0));
+        assert!(filler.join().unwrap());
     }
 
     #[test]
-    fn a_message_larger_than_the_queue_passes_when_nothing_waits() {
+    fn what_overflows_is_refused_at_once_until_there_is_room() {
+        let intake = Intake::default();
+        assert!((0..3).all(|number| intake.push(data(number))));
+        // As when somebody waited in vain.
+        intake.queue().overflows = true;
+        assert!(!intake.push(data(3)) && !intake.push(data(3)));
+        intake.queue().pop();
+        assert!(intake.push(data(3)));
+        assert!(!intake.queue().overflows, "the next one waits again");
+    }
+
+    #[test]
+    fn nobody_waits_for_one_who_is_gone() {
+        let intake = Arc::new(Intake::default());
+        let filling = intake.clone();
+        let filler = thread::spawn(move || (0..20).all(|number| filling.push(data(number))));
+        intake.close();
+        assert!(filler.join().unwrap());
+    }
+
+    #[test]
+    fn losses_that_continue_each_other_are_one() {
         let mut queue = Queue::default();
-        assert!(queue.push(message("a", 2 * MAX_BYTES)));
-        assert!(matches!(queue.pop(), Some(Arrived::Message(_))));
+        assert!(queue.add_loss(loss("/a", 0, 5, "slow")));
+        assert!(queue.add_loss(loss("/a", 5, 5, "slow")));
+        assert!(queue.add_loss(loss("/a", 10, 5, "cut off")));
+        assert!(queue.add_loss(loss("/b", 15, 5, "cut off")));
+        queue.add(data(0));
+        let (a, b) = ("h:/a".to_owned(), "h:/b".to_owned());
+        let expected = [(a.clone(), 0, 10), (a, 10, 5), (b, 15, 5), ("h:/l".to_owned(), 0, PART as u64)];
+        assert_eq!(drained(&mut queue), expected);
+        assert_eq!((queue.bytes, queue.losses), (0, 0));
+    }
+
+    #[test]
+    fn losses_are_bounded() {
+        let mut queue = Queue::default();
+        let noted =
+            (0..2 * MAX_LOSSES).filter(|number| queue.add_loss(loss(&number.to_string(), 0, 1, "slow")));
+        assert_eq!(noted.count(), MAX_LOSSES);
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_queue_passes_when_nothing_waits() {
+        let intake = Intake::default();
+        let large = Batch::data(Origin::new("h", "/l"), Epoch(1), 0, vec![b'x'; 2 * MAX_BYTES]);
+        assert!(intake.push(large));
     }
 }

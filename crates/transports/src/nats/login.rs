@@ -1,9 +1,11 @@
 //! How a connection proves who it is: [`Login`].
 
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use async_nats::Auth;
 use fshipper_pipeline::config::Secret;
+use fshipper_pipeline::read_named_file;
 use nkeys::KeyPair;
 
 /// One way to log in. What stands in files is read for every connection, so that replaced credentials count
@@ -103,11 +105,13 @@ fn sign(key_pair: &KeyPair, challenge: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
-    let length = std::fs::metadata(path)?.len();
-    if length > MAX_FILE_BYTES {
-        return Err(std::io::Error::other(format!("{length} bytes are too many for credentials")));
-    }
-    std::fs::read_to_string(path)
+    let bytes = read_named_file(path, MAX_FILE_BYTES).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::FileTooLarge | ErrorKind::IsADirectory => {
+            Error::new(error.kind(), format!("{error}: name a file of credentials"))
+        }
+        _ => error,
+    })?;
+    String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, "it is no text"))
 }
 
 /// The line after the one that begins the block of this `kind`, as in `-----BEGIN USER NKEY SEED-----`.
@@ -119,6 +123,8 @@ fn block<'a>(text: &'a str, kind: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     fn creds(seed: &str) -> String {
@@ -163,6 +169,25 @@ mod tests {
             let auth = login.answer(b"nonce").unwrap();
             assert_eq!(auth.jwt.as_deref(), Some("header.claims.signature"));
             key_pair.verify(b"nonce", &auth.signature.unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_of_credentials_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (fifo, huge) = (folder.path().join("fifo"), folder.path().join("huge"));
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        std::fs::File::create(&huge).unwrap().set_len(MAX_FILE_BYTES + 1).unwrap();
+        for (path, said) in [
+            (Path::new("/dev/zero"), "it is a device, not a regular file: name a file of credentials"),
+            (&fifo, "it is a FIFO, not a regular file: name a file of credentials"),
+            (folder.path(), "it is a directory: name a file of credentials"),
+            (&huge, "it holds more than 1048576 bytes: name a file of credentials"),
+        ] {
+            let error = Login::Creds(path.to_owned()).check().unwrap_err();
+            assert_eq!(error, format!("cannot read `{}`: {said}", path.display()));
+            let error = Login::SeedFile(path.to_owned()).check().unwrap_err();
+            assert!(error.contains(said), "{error}");
         }
     }
 

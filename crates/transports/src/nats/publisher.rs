@@ -2,7 +2,8 @@
 //!
 //! It takes batches as they come and keeps a queue for each origin. An origin has one publish under way, many
 //! origins have one each; what waits behind a publish goes out together as the next one, so batches grow with
-//! the round trip and nobody waits for them to grow.
+//! the round trip and nobody waits for them to grow. One origin that alone has much to publish is
+//! [ingested](Shipper::ingest) instead: it takes what comes as it comes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,11 @@ use fshipper_pipeline::{Batch, BudgetLease, Content, Origin};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::ingest::{Ingested, Pace};
+use super::load::{Load, MAX_BATCHES};
 use super::outcome::Stop;
 use super::places::Places;
 use super::restore::Tail;
@@ -39,8 +43,7 @@ pub(super) struct Publisher {
     /// Origins with something waiting and nothing under way, in the order in which they became so.
     ready: VecDeque<Origin>,
     under_way: FuturesUnordered<BoxFuture<'static, Landing>>,
-    waiting_batches: usize,
-    waiting_bytes: usize,
+    load: Arc<Load>,
     flush: Option<oneshot::Sender<()>>,
 }
 
@@ -51,6 +54,9 @@ struct Lane {
     tail: Option<Tail>,
     waiting: VecDeque<Batch>,
     busy: bool,
+    /// Where batches go while it is ingested.
+    feed: Option<mpsc::Sender<Batch>>,
+    pace: Pace,
 }
 
 /// The origins that cannot go on, and why. The publisher adds to it, the sender reads it.
@@ -66,16 +72,12 @@ struct Hold {
 /// The end of a publish.
 struct Landing {
     origin: Origin,
-    bytes: usize,
     result: Result<Tail, Stop>,
+    /// What was not published after all.
+    rest: VecDeque<Batch>,
+    /// How the next attempt at ingesting goes about it, if this was one.
+    pace: Option<Pace>,
 }
-
-/// The most that waits or is under way: as much as the whole hop may hold. Batches bring leases of that budget
-/// with them, and this bounds those that do not.
-const MAX_WAITING_BYTES: usize = 8 << 20;
-
-/// The same in batches, which cost memory of their own.
-const MAX_WAITING_BATCHES: usize = 4096;
 
 /// How many origins publish at once with atomic batches, of which a stream allows 50 to all its producers together.
 pub(super) const MAX_ATOMIC_UNDER_WAY: usize = 16;
@@ -101,8 +103,7 @@ impl Publisher {
             lanes: tails.into_iter().map(|(origin, tail)| (origin, known(tail))).collect(),
             ready: VecDeque::new(),
             under_way: FuturesUnordered::new(),
-            waiting_batches: 0,
-            waiting_bytes: 0,
+            load: Arc::default(),
             flush: None,
         }
     }
@@ -123,8 +124,7 @@ impl Publisher {
                 // The sender is gone when it does not wait.
                 let _ = flush.send(());
             }
-            let has_room =
-                self.waiting_bytes < MAX_WAITING_BYTES && self.waiting_batches < MAX_WAITING_BATCHES;
+            let has_room = self.load.has_room();
             tokio::select! {
                 biased;
                 Some(landing) = self.under_way.next() => self.land(landing)?,
@@ -142,9 +142,13 @@ impl Publisher {
                 }
                 order = self.orders.recv(), if has_room => match order {
                     Some(Order::Publish(batch)) => self.enqueue(batch),
-                    Some(Order::Flush(flush)) => self.flush = Some(flush),
+                    Some(Order::Flush(flush)) => {
+                        self.flush = Some(flush);
+                        self.lanes.values_mut().for_each(|lane| lane.feed = None);
+                    }
                     None => return Ok(()),
                 },
+                () = self.load.less(), if !has_room => {}
             }
         }
     }
@@ -154,11 +158,21 @@ impl Publisher {
             return;
         }
         let lane = self.lanes.entry(batch.origin.clone()).or_default();
+        self.load.add(batch.bytes().len());
+        let batch = match &lane.feed {
+            Some(feed) => match feed.try_send(batch) {
+                Ok(()) => return,
+                Err(TrySendError::Full(batch) | TrySendError::Closed(batch)) => {
+                    // What comes after waits behind it.
+                    lane.feed = None;
+                    batch
+                }
+            },
+            None => batch,
+        };
         if lane.waiting.is_empty() && !lane.busy {
             self.ready.push_back(batch.origin.clone());
         }
-        self.waiting_batches += 1;
-        self.waiting_bytes += batch.bytes().len();
         lane.waiting.push_back(batch);
     }
 
@@ -169,24 +183,46 @@ impl Publisher {
         {
             let Some(lane) = self.lanes.get_mut(&origin) else { continue };
             let Some(first) = lane.waiting.front() else { continue };
+            if self.under_way.is_empty()
+                && let Some(tail) =
+                    lane.tail.take_if(|tail| self.shipper.is_worth_ingesting(tail, &lane.waiting))
+            {
+                if lane.pace.is_ready() {
+                    let flushes = self.flush.is_some();
+                    self.under_way.push(lane.ingest(tail, origin, &self.shipper, &self.load, flushes));
+                    continue;
+                }
+                lane.tail = Some(tail);
+            }
             let is_crowded = self.under_way.len() >= MAX_ATOMIC_UNDER_WAY;
             let appetite = self.shipper.appetite(first, is_crowded);
             let Joined { batch, places, leases } = join(&mut lane.waiting, appetite);
+            if lane.waiting.is_empty() {
+                // Thousands of idle logs would each keep the room.
+                lane.waiting = VecDeque::new();
+            }
             lane.busy = true;
-            self.waiting_batches -= places.len();
-            let (shipper, tail, bytes) = (self.shipper.clone(), lane.tail.take(), batch.bytes().len());
+            let (shipper, load, tail) = (self.shipper.clone(), self.load.clone(), lane.tail.take());
+            load.take(places.len(), 0);
             self.under_way.push(Box::pin(async move {
+                let bytes = batch.bytes().len();
                 let result = shipper.ship(tail, batch, &places).await;
                 drop(leases);
-                Landing { origin, bytes, result }
+                load.take(0, bytes);
+                Landing { origin, result, rest: VecDeque::new(), pace: None }
             }));
         }
     }
 
-    fn land(&mut self, Landing { origin, bytes, result }: Landing) -> Result<()> {
-        self.waiting_bytes -= bytes;
+    fn land(&mut self, Landing { origin, result, mut rest, pace }: Landing) -> Result<()> {
         let Some(lane) = self.lanes.get_mut(&origin) else { return Ok(()) };
         lane.busy = false;
+        lane.feed = None;
+        lane.pace = pace.unwrap_or_else(|| lane.pace.clone());
+        if !rest.is_empty() {
+            rest.append(&mut lane.waiting);
+            lane.waiting = rest;
+        }
         match result {
             Ok(tail) => {
                 lane.tail = Some(tail);
@@ -197,14 +233,35 @@ impl Publisher {
             }
             Err(Stop::Held(reason)) => {
                 for batch in lane.waiting.drain(..) {
-                    self.waiting_batches -= 1;
-                    self.waiting_bytes -= batch.bytes().len();
+                    self.load.take(1, batch.bytes().len());
                 }
                 self.held.add(origin, reason);
                 Ok(())
             }
             Err(Stop::Failed(error)) => Err(error),
         }
+    }
+}
+
+impl Lane {
+    /// Publishes all that waits and all that comes meanwhile; when it is to be flushed, only what waits.
+    fn ingest(
+        &mut self,
+        tail: Tail,
+        origin: Origin,
+        shipper: &Arc<Shipper>,
+        load: &Arc<Load>,
+        flushes: bool,
+    ) -> BoxFuture<'static, Landing> {
+        let (feed, fed) = mpsc::channel(MAX_BATCHES);
+        self.busy = true;
+        self.feed = (!flushes).then_some(feed);
+        let (waiting, pace) = (std::mem::take(&mut self.waiting), self.pace.clone());
+        let (shipper, load) = (shipper.clone(), load.clone());
+        Box::pin(async move {
+            let Ingested { result, rest, pace } = shipper.ingest(tail, waiting, fed, &load, pace).await;
+            Landing { origin, result, rest, pace: Some(pace) }
+        })
     }
 }
 

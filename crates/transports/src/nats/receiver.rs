@@ -33,13 +33,14 @@ use super::session::{Base, Place, Session};
 use super::stream::{End, Plan, Stream};
 use super::subject::Subjects;
 use super::window::WINDOW_MESSAGES;
-use super::wire::{self, Decoded};
+use super::wire::{self, Decoded, Decoder};
 
 /// Reads from a stream.
 pub(super) struct Receiver {
     api: Api,
     plan: Plan,
     subjects: Subjects,
+    decoder: Decoder,
     filters: Vec<String>,
     settings: Arc<Settings>,
     /// The name of its cursor.
@@ -132,6 +133,7 @@ impl Receiver {
         let mut receiver = Self {
             api,
             plan,
+            decoder: Decoder::new(subjects.clone()),
             subjects,
             filters,
             settings: context.settings.clone(),
@@ -290,7 +292,7 @@ impl Receiver {
         self.place = Some(Place { base: base.clone(), sequence, time: delivered.time });
         let max_data_bytes = MAX_DATA_BYTES.max(self.api.requests().connection().client.max_payload());
         let headers = message.headers.as_ref();
-        let decoded = wire::decode(&self.subjects, &subject, headers, message.payload, max_data_bytes);
+        let decoded = self.decoder.decode(&subject, headers, message.payload, max_data_bytes);
         match decoded {
             Ok(Decoded::Ours { origin, epoch, start, content, place }) => {
                 let batch = Batch { origin, epoch, start, content, time, place, cursor: None, lease: None };

@@ -73,7 +73,7 @@ struct Expected<'a> {
 
 /// Longer than a loaded server takes for anything it does at all. A reply that comes later is not lost
 /// knowledge: whoever publishes asks what became of it.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Requests {
     /// Subscribes to an inbox of its own.

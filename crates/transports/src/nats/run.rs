@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bytes::BytesMut;
-use fshipper_pipeline::{Batch, Content};
+use fshipper_pipeline::{Batch, Content, Epoch, Origin};
 
 /// Batches that continue one another, on their way to become one: each has its price on the way to a file, and
 /// one of a single line costs as much as one of hundreds.
@@ -53,6 +53,12 @@ impl Run {
         None
     }
 
+    /// The epoch and the end of what is there, if it is `origin`'s.
+    pub(super) fn end_of(&self, origin: &Origin) -> Option<(Epoch, u64)> {
+        let first = self.first.as_ref().filter(|first| first.origin == *origin)?;
+        Some((first.epoch, first.start + self.length() as u64))
+    }
+
     /// Whether it is long enough for a batch of its own.
     pub(super) fn is_long(&self) -> bool {
         self.length() >= self.max_bytes / 2
@@ -97,8 +103,6 @@ fn second(time: SystemTime) -> (bool, u64) {
 mod tests {
     use std::time::Duration;
 
-    use fshipper_pipeline::{Epoch, Origin};
-
     use super::*;
 
     fn data(origin: &str, start: u64, text: &'static str) -> Batch {
@@ -135,6 +139,17 @@ mod tests {
         let mut run = Run::new(Places::Last, 100);
         assert!(batches.into_iter().all(|batch| run.add(batch).is_none()));
         assert_eq!(run.finish().unwrap().place, "2");
+    }
+
+    #[test]
+    fn a_run_tells_where_its_log_goes_on() {
+        let mut run = Run::new(Places::Last, 100);
+        assert_eq!(run.end_of(&Origin::new("h", "a")), None);
+        for batch in [data("a", 3, "1\n"), data("a", 5, "22\n")] {
+            assert!(run.add(batch).is_none());
+        }
+        assert_eq!(run.end_of(&Origin::new("h", "a")), Some((Epoch(1), 8)));
+        assert_eq!(run.end_of(&Origin::new("h", "b")), None);
     }
 
     #[test]

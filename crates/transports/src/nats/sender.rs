@@ -15,6 +15,7 @@ use super::config::Framing;
 use super::connect::Queues;
 use super::floor::FloorPlan;
 use super::floor::listener::Listener;
+use super::load::MAX_BYTES;
 use super::publisher::{Held, MAX_ATOMIC_UNDER_WAY, Order, Publisher};
 use super::restore::restore;
 use super::shipper::Shipper;
@@ -153,6 +154,11 @@ impl Sink for Sender {
             Ok(()) => Ok(()),
             Err(_) => Err(self.failure().await),
         }
+    }
+
+    fn commit_bytes(&self, configured: u64) -> u64 {
+        // What is under way is bounded by less; waiting for all of it would only let the line run dry.
+        if configured >= MAX_BYTES as u64 { u64::MAX } else { configured }
     }
 
     fn held(&mut self) -> Vec<(Origin, String)> {

@@ -4,7 +4,7 @@
 //! publish of an origin is under way at a time. So the stream itself holds every origin contiguous, in order
 //! and once, whatever is lost, late or sent twice, and whoever else publishes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -41,9 +41,11 @@ pub(super) struct Shipper {
     pub(super) framing: Framing,
     pub(super) encoding: Encoding,
     /// The most that one message carries, whatever the server would take.
-    max_batch_bytes: usize,
+    pub(super) max_batch_bytes: usize,
     /// Whether the stream takes atomic batches; it may turn out that it does not.
     atomic: AtomicBool,
+    /// The same of fast ones.
+    fast: AtomicBool,
     /// How many bytes of one log may share a round trip.
     shared_bytes: AtomicUsize,
     next_batch: AtomicU64,
@@ -91,6 +93,9 @@ const MAX_SHARED_BYTES: usize = 4 << 20;
 const QUICK: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_secs(2);
 
+/// What a server that gives no answer may suffer from.
+pub(super) const NO_ANSWER: &str = "the server does not answer; is its disk full, or is it overloaded?";
+
 /// The pauses between attempts while the stream does not take anything.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub(super) const RETRY_MOST: Duration = Duration::from_secs(5);
@@ -118,6 +123,7 @@ impl Shipper {
         Self {
             continuity: Continuity::new(api.requests().connection().client.connects()),
             atomic: AtomicBool::new(stream.atomic),
+            fast: AtomicBool::new(stream.fast),
             api,
             stream,
             subjects,
@@ -155,6 +161,15 @@ impl Shipper {
             return one;
         }
         if self.is_far_away() { one.max(self.shared_bytes.load(Ordering::Relaxed)) } else { one }
+    }
+
+    /// Whether so much of a log is `waiting` that it is better [ingested](Shipper::ingest).
+    pub(super) fn is_worth_ingesting(&self, tail: &Tail, waiting: &VecDeque<Batch>) -> bool {
+        let (Some(first), true) = (waiting.front(), self.fast.load(Ordering::Relaxed)) else { return false };
+        let continues = tail.end == Some((first.epoch, first.start)) && !first.bytes().is_empty();
+        let one = self.room(first).map_or(usize::MAX, |room| room.min(self.max_batch_bytes));
+        let bytes: usize = waiting.iter().map(|batch| batch.bytes().len()).sum();
+        continues && bytes > one && (self.framing == Framing::Line || self.is_far_away())
     }
 
     /// Whether a log spends more time waiting for an answer than it takes to send a message.
@@ -299,7 +314,7 @@ impl Shipper {
             Ok(reply) => reply,
             Err(failure) => {
                 if let Failure::TimedOut = failure {
-                    self.complain_of("the server does not answer; is its disk full, or is it overloaded?");
+                    self.complain_of(NO_ANSWER);
                 }
                 return outcome::of_failure(failure);
             }
@@ -332,9 +347,7 @@ impl Shipper {
         });
         parcel.messages.iter().cloned().zip(1..).map(move |(mut batch, number)| {
             batch.place = places.at(batch.end());
-            let reached = self.reached.get().and_then(|reached| reached.get(&batch.origin));
-            let reached = reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end);
-            let wire::Message { mut headers, payload } = wire::encode_again(&batch, self.encoding, reached);
+            let wire::Message { mut headers, payload } = self.encode(&batch);
             if number == 1 {
                 headers.insert(NATS_EXPECTED_STREAM, self.stream.name.as_str());
                 headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
@@ -344,6 +357,13 @@ impl Shipper {
             }
             OutboundMessage { subject: subject.clone(), reply: None, headers: Some(headers), payload }
         })
+    }
+
+    /// One message with the whole batch.
+    pub(super) fn encode(&self, batch: &Batch) -> wire::Message {
+        let reached = self.reached.get().and_then(|reached| reached.get(&batch.origin));
+        let reached = reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end);
+        wire::encode_again(batch, self.encoding, reached)
     }
 
     /// Asks the stream what became of `parcel`, the first part of `batch`; the tail, and what is left.
@@ -382,7 +402,7 @@ impl Shipper {
     }
 
     /// What a verdict means after which the session cannot go on.
-    fn stop(&self, verdict: Verdict, origin: &Origin) -> Stop {
+    pub(super) fn stop(&self, verdict: Verdict, origin: &Origin) -> Stop {
         Stop::Failed(match verdict {
             Verdict::Rival(reason) => anyhow!(reason),
             _ => anyhow!(
@@ -435,6 +455,14 @@ impl Shipper {
         Ok(stream.is_same_as(&self.stream) && stream.first_sequence > tail.sequence)
     }
 
+    /// The stream takes no fast batches any more: everything else works as well, and slower.
+    pub(super) fn give_up_fast_batches(&self) {
+        if self.fast.swap(false, Ordering::Relaxed) {
+            let name = &self.stream.name;
+            tracing::warn!("stream `{name}` does not allow fast batches any more (`allow_batched`)");
+        }
+    }
+
     fn give_up_atomic_batches(&self) {
         if self.atomic.swap(false, Ordering::Relaxed) {
             let name = &self.stream.name;
@@ -451,7 +479,7 @@ impl Shipper {
         self.api.requests().connection().client.max_payload()
     }
 
-    fn complain_of(&self, reason: &str) {
+    pub(super) fn complain_of(&self, reason: &str) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
         let message = format!("stream `{}` takes nothing now, trying again: {reason}", self.stream.name);
         full.report(&message, |message| tracing::error!("{message}"));
@@ -461,7 +489,7 @@ impl Shipper {
         self.full.lock().unwrap_or_else(PoisonError::into_inner).settle();
     }
 
-    fn complain_of_rival(&self, origin: &Origin) {
+    pub(super) fn complain_of_rival(&self, origin: &Origin) {
         let mut rival = self.rival.lock().unwrap_or_else(PoisonError::into_inner);
         let message = format!(
             "somebody else publishes `{origin}` too: if it is not this very producer that was restarted, stop one of them"

@@ -20,6 +20,7 @@ mod broker;
 mod conformance;
 mod consumer;
 mod disk;
+mod fast;
 mod faults;
 mod logs;
 mod messages;

@@ -43,6 +43,8 @@ pub(super) struct Stream {
     pub(super) subjects: Vec<String>,
     /// Whether it takes atomic batches.
     pub(super) atomic: bool,
+    /// Whether it takes fast batches.
+    pub(super) fast: bool,
     /// The most one message may hold, headers included; only `max_payload` counts when absent.
     pub(super) max_message_bytes: Option<usize>,
     /// How many servers keep it.
@@ -83,6 +85,8 @@ struct Config {
     #[serde(skip_serializing_if = "is_false")]
     allow_atomic: bool,
     #[serde(skip_serializing_if = "is_false")]
+    allow_batched: bool,
+    #[serde(skip_serializing_if = "is_false")]
     no_ack: bool,
     #[serde(skip_serializing_if = "is_false")]
     sealed: bool,
@@ -121,6 +125,9 @@ pub(super) enum End {
     /// It reads.
     Receiver,
 }
+
+/// The first version of the server with fast batches; an older one may refuse a setting that it does not know.
+const FAST_BATCHES_SINCE: (i64, i64, i64) = (2, 14, 0);
 
 impl Stream {
     /// Finds the stream, or creates it where the plan says so, and verifies that delivery can rest on it.
@@ -180,6 +187,7 @@ impl From<Info> for Stream {
             created,
             subjects: config.subjects,
             atomic: config.allow_atomic,
+            fast: config.allow_batched,
             max_message_bytes: usize::try_from(config.max_msg_size).ok().filter(|&bytes| bytes > 0),
             replicas: config.num_replicas,
             first_sequence: state.first_seq,
@@ -222,6 +230,7 @@ async fn create(api: &Api, plan: &Plan, subjects: &Subjects) -> Result<Info> {
         max_msg_size: -1,
         allow_direct: true,
         allow_atomic: true,
+        allow_batched: api.requests().connection().client.is_server_compatible(FAST_BATCHES_SINCE),
         ..Config::default()
     };
     match api.call(&format!("STREAM.CREATE.{}", plan.name), Some(&config)).await {

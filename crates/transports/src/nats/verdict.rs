@@ -1,7 +1,7 @@
 //! What the stream's last message of an origin says of a batch whose fate is unknown: [`judge`].
 
 use anyhow::{Result, bail};
-use fshipper_pipeline::Batch;
+use fshipper_pipeline::{Batch, Epoch, Origin};
 
 use super::restore::{Last, Tail};
 
@@ -18,23 +18,40 @@ pub(super) enum Verdict {
     Rival(String),
 }
 
+/// Which bytes of a log were sent, as one or several messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent<'a> {
+    pub(super) origin: &'a Origin,
+    pub(super) epoch: Epoch,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+impl<'a> From<&'a Batch> for Extent<'a> {
+    fn from(batch: &'a Batch) -> Self {
+        let Batch { origin, epoch, start, .. } = batch;
+        Self { origin, epoch: *epoch, start: *start, end: batch.end() }
+    }
+}
+
 impl From<Last> for Tail {
     fn from(Last { sequence, described }: Last) -> Self {
         Self { sequence, end: described.map(|described| (described.epoch, described.end)) }
     }
 }
 
-/// Compares what was sent after `tail` with the last message that the stream has.
+/// Compares what was `sent` after `tail` with the last message that the stream has.
 ///
 /// | the last message | verdict |
 /// | --- | --- |
 /// | is the one we sent after | `Continue`: nothing came |
 /// | is somebody else's, and there was none of ours | `Continue` after it |
-/// | ends within the batch, same epoch | `Continue` there: an older copy of us was cut elsewhere |
-/// | ends at or after the end of the batch | `Stored`: the acknowledgement was lost, or somebody is ahead |
-/// | ends before the batch, or is gone | `WentBack` |
+/// | ends within it, same epoch | `Continue` there: an older copy of us was cut elsewhere |
+/// | ends at or after its end | `Stored`: the acknowledgement was lost, or somebody is ahead |
+/// | ends before it, or is gone | `WentBack` |
 /// | is of another epoch | `Rival` |
-pub(super) fn judge(tail: &Tail, batch: &Batch, last: Option<&Last>) -> Verdict {
+pub(super) fn judge<'a>(tail: &Tail, sent: impl Into<Extent<'a>>, last: Option<&Last>) -> Verdict {
+    let Extent { origin, epoch, start, end: sent_end } = sent.into();
     let Some(last) = last else {
         return if tail.sequence == 0 { Verdict::Continue(tail.clone()) } else { Verdict::WentBack };
     };
@@ -51,23 +68,23 @@ pub(super) fn judge(tail: &Tail, batch: &Batch, last: Option<&Last>) -> Verdict 
         };
     };
     let end = described.end;
-    if described.epoch != batch.epoch {
+    if described.epoch != epoch {
         // What we knew of is covered by a message that is not ours: the position stands.
         if tail.end == Some((described.epoch, end)) {
             return Verdict::Continue(Tail { sequence: last.sequence, end: tail.end });
         }
         return Verdict::Rival(format!(
-            "two producers publish `{}`: the stream holds the epoch {} up to {end}, and this is the epoch {}; \
-             stop one of them, or give them different `host` names",
-            batch.origin, described.epoch, batch.epoch
+            "two producers publish `{origin}`: the stream holds the epoch {} up to {end}, and this is the epoch \
+             {epoch}; stop one of them, or give them different `host` names",
+            described.epoch
         ));
     }
     let new = Tail { sequence: last.sequence, end: Some((described.epoch, end)) };
-    if end < batch.start {
+    if end < start {
         Verdict::WentBack
-    } else if end < batch.end() {
+    } else if end < sent_end {
         Verdict::Continue(new)
-    } else if batch.span() == 0 && tail.end == new.end && described.start < end {
+    } else if start == sent_end && tail.end == new.end && described.start < end {
         // The record of a loss of unknown amount ends where it starts: only one that spans nothing is it.
         Verdict::Continue(new)
     } else {
@@ -108,8 +125,6 @@ pub(super) fn offset_of(tail: &Tail) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use fshipper_pipeline::{Epoch, Origin};
-
     use super::super::subject::Subjects;
     use super::super::wire::{self, Encoding};
     use super::*;

@@ -4,6 +4,7 @@
 
 mod faults;
 mod floor;
+mod ingest;
 mod permissions;
 mod receiving;
 mod sending;

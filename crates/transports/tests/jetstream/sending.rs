@@ -455,6 +455,8 @@ async fn nothing_is_longer_than_a_batch_may_be() {
 #[tokio::test]
 async fn messages_to_a_server_far_away_share_round_trips() {
     let server = NatsServer::jetstream();
+    // One that knows no fast batches.
+    make_stream(&server, |config| config.allow_atomic_publish = true).await;
     let proxy = Proxy::start(server.address()).await;
     proxy.slow(u32::MAX, Duration::from_millis(5));
     let mut context = context(false);

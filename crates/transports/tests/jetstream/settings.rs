@@ -31,7 +31,7 @@ async fn a_missing_stream_is_created_as_asked() {
     assert_eq!(config.discard, DiscardPolicy::New);
     assert_eq!(config.storage, StorageType::Memory);
     assert_eq!((config.max_age.as_secs(), config.max_bytes), (3600, 1 << 20));
-    assert!(config.allow_direct && config.allow_atomic_publish);
+    assert!(config.allow_direct && config.allow_atomic_publish && config.allow_batch_publish);
 }
 
 #[tokio::test]

@@ -45,11 +45,13 @@ pub(super) fn frame_length(payload: usize) -> usize {
     FRAME_HEADER + payload
 }
 
-/// How long the frame claims to be that begins with this header; `None`: none begins here.
+/// How long the frame claims to be that begins with this header; `None`: none begins here, or none that was ever
+/// written.
 pub(super) fn claimed_length(header: &[u8]) -> Option<usize> {
     let (magic, rest) = header.split_first_chunk::<4>()?;
     let (length, _) = rest.split_first_chunk::<4>()?;
-    (*magic == FRAME_MAGIC).then(|| frame_length(u32::from_le_bytes(*length) as usize))
+    let length = u32::from_le_bytes(*length) as usize;
+    (*magic == FRAME_MAGIC && length <= MAX_PAYLOAD).then(|| frame_length(length))
 }
 
 fn checksum(length: &[u8], sequence: &[u8], payload: &[u8]) -> u32 {
@@ -159,6 +161,17 @@ mod tests {
             assert_eq!(Reader::new(&out).signed().unwrap(), number);
         }
         assert!(Reader::new(&[0xff; 10]).number().is_err(), "more than 64 bits");
+    }
+
+    #[test]
+    fn a_length_that_no_record_has_is_not_believed() {
+        let claim = |length: usize| {
+            let header = [&FRAME_MAGIC[..], &(length as u32).to_le_bytes()].concat();
+            claimed_length(&header)
+        };
+        assert_eq!(claim(MAX_PAYLOAD), Some(frame_length(MAX_PAYLOAD)));
+        assert_eq!(claim(MAX_PAYLOAD + 1), None);
+        assert_eq!(claim(u32::MAX as usize), None);
     }
 
     #[test]

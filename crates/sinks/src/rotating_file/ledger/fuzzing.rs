@@ -64,6 +64,14 @@ pub fn ledger(folder: &Path, data: &[u8]) {
     assert!(known.iter().any(|(_, entries)| *entries == found), "{found:?} was never so");
 }
 
+/// A ledger of one record, whose checksum is right.
+pub(in crate::rotating_file) fn forged(entries: impl IntoIterator<Item = Entry>) -> Vec<u8> {
+    let (mut content, mut payload) = (header(0), Vec::new());
+    entries.into_iter().for_each(|entry| entry.encode(&mut payload));
+    codec::put_frame(&mut content, 1, &payload);
+    content
+}
+
 /// The state after a record; `None` when it makes no sense. Whatever is read of it can be written again.
 fn applied(mut state: State, payload: &[u8]) -> Option<State> {
     let mut reader = codec::Reader::new(payload);

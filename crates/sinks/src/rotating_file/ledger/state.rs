@@ -8,16 +8,18 @@ use bytes::Bytes;
 use fshipper_pipeline::{Checkpoint, CompactMap, Cursor, History, Origin, Position};
 use hashbrown::HashTable;
 
+use super::FOLDER;
 use super::codec::Malformed;
 use super::file_table::FileTable;
 use crate::rotating_file::names::FilePath;
+use crate::rotating_file::outputs::losses_path;
 
 /// Everything that is durable: positions, files, and what was about to happen to files.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     cursors: BTreeMap<Arc<str>, Bytes>,
     /// The origins and how far each is; an [`OriginId`] is its number.
-    pub(crate) origins: CompactMap<Origin, Option<History>>,
+    pub(crate) origins: CompactMap<Origin, Option<Arc<History>>>,
     /// Those of [`OriginRecord::suffix`] that are not empty.
     suffixes: HashMap<OriginId, Box<str>>,
     /// Every file this sink has written and not deleted.
@@ -34,6 +36,9 @@ pub(crate) type OriginId = u32;
 
 /// The number of a file in the ledger, never used twice.
 pub(crate) type FileId = u32;
+
+/// Above it there would soon be no number for another file; nobody has ever written so many.
+const MAX_FILE_ID: FileId = FileId::MAX - (1 << 20);
 
 /// One origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +162,7 @@ impl State {
     /// somebody else wrote it does.
     pub(super) fn apply(&mut self, entry: Entry) -> Result<(), Malformed> {
         match entry {
-            Entry::File(FileId::MAX, _) | Entry::Intent(FileId::MAX, _) => return Err(Malformed),
+            Entry::File(id, _) | Entry::Intent(id, _) if id > MAX_FILE_ID => return Err(Malformed),
             Entry::Cursor(Cursor { transport, position }) => {
                 self.cursors.insert(transport, position);
             }
@@ -173,17 +178,21 @@ impl State {
                 self.set_suffix(id, suffix);
             }
             Entry::Position(id, position) => match self.origins.value_mut(id).ok_or(Malformed)? {
-                Some(history) => history.go_to(position),
-                none => *none = Some(History::new(position)),
+                Some(history) => Arc::make_mut(history).go_to(position),
+                none => *none = Some(Arc::new(History::new(position))),
             },
-            Entry::History(id, history) => *self.origins.value_mut(id).ok_or(Malformed)? = history,
+            Entry::History(id, history) => {
+                *self.origins.value_mut(id).ok_or(Malformed)? = history.map(Arc::new);
+            }
             Entry::File(id, record) => {
+                self.expect_sound(&record)?;
                 self.intents.remove(&id);
                 self.release(id);
                 self.files.insert(id, record);
                 self.claim(id);
             }
             Entry::Length(id, length, tail) => {
+                self.expect_author(tail)?;
                 let record = self.files.get_mut(id).ok_or(Malformed)?;
                 (record.length, record.tail) = (length, tail);
             }
@@ -193,6 +202,11 @@ impl State {
                 self.files.remove(id);
             }
             Entry::Intent(id, intent) => {
+                match &intent {
+                    Intent::Create(record) | Intent::Adopt(record) => self.expect_sound(record)?,
+                    Intent::Rotate { to, .. } | Intent::Compress { to, .. } => expect_output(to)?,
+                    Intent::Delete => {}
+                }
                 self.intents.insert(id, intent);
             }
             Entry::Withdraw(id) => {
@@ -200,6 +214,20 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn expect_sound(&self, record: &FileRecord) -> Result<(), Malformed> {
+        expect_output(&record.path)?;
+        self.expect_author(record.tail)
+    }
+
+    /// Whoever has begun the last line of a file is an origin of the ledger: its number must not become that of a
+    /// later one, which would then go on in the middle of a line that is not its own.
+    fn expect_author(&self, tail: Tail) -> Result<(), Malformed> {
+        match tail {
+            Tail::Unfinished(id) => self.origins.entry(id).map(drop).ok_or(Malformed),
+            Tail::Whole | Tail::Broken => Ok(()),
+        }
     }
 
     fn set_suffix(&mut self, id: OriginId, suffix: Box<str>) {
@@ -220,7 +248,26 @@ impl State {
 
     /// How far an origin is, if the ledger knows it.
     pub(crate) fn history(&self, id: OriginId) -> Option<&History> {
-        self.origins.entry(id)?.1.as_ref()
+        self.origins.entry(id)?.1.as_deref()
+    }
+
+    /// Keeps somebody else's copy of a history in place of its own.
+    pub(super) fn share(&mut self, id: OriginId, history: Arc<History>) {
+        if let Some(Some(own)) = self.origins.value_mut(id)
+            && *own == history
+        {
+            *own = history;
+        }
+    }
+
+    /// Which origin this is, if the ledger knows it.
+    pub(crate) fn number_of(&self, origin: &Origin) -> Option<OriginId> {
+        self.origins.number_of(origin)
+    }
+
+    /// The origin with this number, if the ledger knows it.
+    pub(crate) fn origin(&self, id: OriginId) -> Option<&Origin> {
+        Some(self.origins.entry(id)?.0)
     }
 
     /// The committed ends and cursors.
@@ -273,7 +320,7 @@ impl State {
         });
         let histories = self.origins.iter().zip(0..).filter_map(|((_, history), id)| {
             let history = history.as_ref()?;
-            Some(Entry::History(id, Some(history.clone())))
+            Some(Entry::History(id, Some(history.as_ref().clone())))
         });
         let files = self.files.iter().map(|(id, record)| Entry::File(id, record.clone()));
         let intents = self.intents.iter().map(|(id, intent)| Entry::Intent(*id, intent.clone()));
@@ -286,4 +333,13 @@ impl State {
         let last = self.files.last_id().max(self.intents.keys().next_back().copied());
         last.map_or(0, |id| id + 1)
     }
+}
+
+/// A file of the output, or notes of losses. Whatever else stands in the folder of the sink's own is none: it would
+/// be cut, renamed or deleted as one.
+fn expect_output(path: &FilePath) -> Result<(), Malformed> {
+    let Some(rest) = path.as_bytes().strip_prefix(FOLDER.as_bytes()) else { return Ok(()) };
+    let is_own = rest.is_empty() || rest.starts_with(b"/");
+    let is_notes = path.as_bytes().starts_with(losses_path().as_bytes());
+    if is_own && !is_notes { Err(Malformed) } else { Ok(()) }
 }

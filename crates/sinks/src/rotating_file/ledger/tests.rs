@@ -258,13 +258,80 @@ fn what_leaves_no_next_number_is_damage() {
         (1, Entry::File(FileId::MAX, file("a", 1))),
         (1, Entry::Intent(FileId::MAX, Intent::Delete)),
     ] {
-        let (mut content, mut payload) = (header(0), Vec::new());
-        entry.encode(&mut payload);
-        codec::put_frame(&mut content, sequence, &payload);
-        fs::write(&path, &content).unwrap();
+        fs::write(&path, forged(sequence, std::slice::from_ref(&entry))).unwrap();
         assert!(open(folder.path()).unwrap_err().is::<Fatal>(), "{entry:?}");
     }
     fs::remove_file(&path).unwrap();
     fs::write(path.with_file_name(format!("{NAME}{}", u64::MAX)), "somebody's").unwrap();
     assert!(open(folder.path()).is_ok());
+}
+
+/// A ledger of one record, with a checksum that is right.
+fn forged(sequence: u64, entries: &[Entry]) -> Vec<u8> {
+    let (mut content, mut payload) = (header(0), Vec::new());
+    entries.iter().for_each(|entry| entry.encode(&mut payload));
+    codec::put_frame(&mut content, sequence, &payload);
+    content
+}
+
+#[test]
+fn what_refers_to_nothing_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let path = only_ledger(folder.path());
+    let unfinished = |author| FileRecord { tail: Tail::Unfinished(author), ..file("a", 1) };
+    let history = History::new(Position { epoch: Epoch(1), offset: 1, place: "".into() });
+    let wrong = [
+        vec![origin(0), Entry::File(0, unfinished(1))],
+        vec![origin(0), Entry::File(0, file("a", 1)), Entry::Length(0, 2, Tail::Unfinished(1))],
+        vec![origin(0), Entry::Intent(0, Intent::Create(unfinished(1)))],
+        vec![origin(0), Entry::Intent(0, Intent::Adopt(unfinished(u32::MAX - 2)))],
+        // It comes too late: before, the number was nobody's.
+        vec![Entry::File(0, unfinished(0)), origin(0)],
+        vec![Entry::Length(0, 2, Tail::Whole)],
+        vec![Entry::Suffix(0, "~".into())],
+        vec![moved(0, 1)],
+        vec![Entry::History(0, Some(history))],
+        vec![origin(0), origin(0)],
+    ];
+    for entries in wrong {
+        let content = forged(1, &entries);
+        fs::write(&path, &content).unwrap();
+        let error = open(folder.path()).unwrap_err();
+        assert!(
+            error.is::<Fatal>() && error.to_string().contains("is damaged at byte"),
+            "{entries:?}: {error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), content, "{entries:?}");
+    }
+    fs::write(&path, forged(1, &[origin(0), Entry::File(0, unfinished(0))])).unwrap();
+    assert_eq!(open(folder.path()).unwrap().state().files.get(0), Some(&unfinished(0)));
+}
+
+#[test]
+fn what_takes_a_file_of_the_sinks_own_for_output_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let path = only_ledger(folder.path());
+    for (name, is_sound) in [
+        (".fshipper", false),
+        (".fshipper/lock", false),
+        (".fshipper/ledger.00000002", false),
+        (".fshipper/losses.log", true),
+        (".fshipper-more", true),
+    ] {
+        let (record, to) = (file(name, 1), file(name, 1).path);
+        for entry in [
+            Entry::File(0, record.clone()),
+            Entry::Intent(0, Intent::Create(record.clone())),
+            Entry::Intent(0, Intent::Adopt(record)),
+            Entry::Intent(0, Intent::Rotate { to: to.clone(), period_end: 0 }),
+            Entry::Intent(0, Intent::Compress { to, inode: 1, length: 1 }),
+        ] {
+            fs::remove_dir_all(folder.path().join(FOLDER)).unwrap();
+            fs::create_dir(folder.path().join(FOLDER)).unwrap();
+            fs::write(&path, forged(1, std::slice::from_ref(&entry))).unwrap();
+            assert_eq!(open(folder.path()).is_ok(), is_sound, "{entry:?}");
+        }
+    }
 }

@@ -84,6 +84,8 @@ fn certificates_are_filled_in_one_by_one_and_must_be_there() {
     assert_eq!(resolve(r#""partitions": 1"#, environment).unwrap_err().key, "tls.ca");
     assert_eq!(resolve(r#""partitions": 1"#, [("NATS_KEY", key.as_str())]).unwrap_err().key, "tls.key");
     assert_eq!(resolve(r#""creds": "/nowhere""#, []).unwrap_err().key, "creds");
+    let device = resolve(r#""tls": { "ca": "/dev/zero" }"#, []).unwrap_err().message;
+    assert_eq!(device, "cannot read `/dev/zero`: it is a device, not a regular file");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! taken the last ones, so a slow server means fewer notices, not a queue. What it did not get to tell, the next
 //! session tells.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +13,7 @@ use anyhow::{Context as _, anyhow, bail};
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_STREAM;
 use async_nats::message::OutboundMessage;
-use fshipper_pipeline::{
-    Backoff, Checkpoint, Complaint, Follower, News, Origin, Position, Progress, Settings,
-};
+use fshipper_pipeline::{Backoff, Checkpoint, Complaint, Follower, News, Origin, Progress, Settings};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
@@ -192,19 +190,23 @@ impl Teller {
             self.progress.reopen();
             return std::future::pending().await;
         };
-        let mut untold: HashMap<Origin, Position> = from
+        let mut untold: HashSet<Origin> = from
             .origins()
             .filter(|(_, history)| !is_foreign(&history.current.place))
             .filter(|(origin, _)| self.is_ours(&self.plan.subjects.publish(origin)))
-            .map(|(origin, history)| (origin.clone(), history.current.clone()))
+            .map(|(origin, _)| origin.clone())
             .collect();
         if !untold.is_empty() {
-            self.leave_out_what_is_told(stream, &mut untold)
+            self.leave_out_what_is_told(stream, from, &mut untold)
                 .await
                 .map_err(|error| self.plan.unreadable(error))?;
         }
         tracing::debug!("the commit floor lacks {} of this consumer's logs", untold.len());
-        self.follower.add(untold.into_iter().map(|(origin, position)| (origin, News::Committed(position))));
+        let words = untold.into_iter().filter_map(|origin| {
+            let word = News::Committed(from.position(&origin)?.clone());
+            Some((origin, word))
+        });
+        self.follower.add(words);
         self.from = None;
         *told.lock() = Some(stream.created.clone());
         Ok(())
@@ -213,7 +215,8 @@ impl Teller {
     async fn leave_out_what_is_told(
         &self,
         stream: &Stream,
-        untold: &mut HashMap<Origin, Position>,
+        from: &Checkpoint,
+        untold: &mut HashSet<Origin>,
     ) -> anyhow::Result<()> {
         // The server wants filters for the last of each subject, even where they let everything pass.
         let filters = self.filters.clone();
@@ -224,7 +227,7 @@ impl Teller {
             let Ok(notice) = Notice::parse(&self.plan.subjects, &message.subject, &message.payload) else {
                 continue;
             };
-            let is_told = untold.get(&notice.origin).is_some_and(|position| {
+            let is_told = from.position(&notice.origin).is_some_and(|position| {
                 (notice.epoch, notice.end, &notice.consumer)
                     == (position.epoch, position.offset, &self.consumer)
             });

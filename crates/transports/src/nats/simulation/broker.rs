@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::super::pattern::covers;
 use super::consumer::Consumer;
+use super::fast::{self, FastBatches};
 use super::messages::{Outgoing, Refused, answer_of, data, error_of, no_responders, rfc3339, status};
 
 /// The streams of one server, and who reads them.
@@ -52,6 +53,7 @@ pub(super) struct Stream {
     pub(super) consumers: BTreeMap<String, Consumer>,
     /// Atomic batches that were begun.
     batches: BTreeMap<String, Vec<OutboundMessage>>,
+    fast_batches: FastBatches,
 }
 
 /// A message of a stream.
@@ -130,8 +132,14 @@ impl Broker {
             self.streams.values().find(|stream| stream.takes(&subject)).map(|stream| stream.name.clone());
         match taker.filter(|_| !self.absent) {
             Some(name) => {
-                let answer = self.publish(&name, message);
-                out.extend(reply.map(|reply| answer_of(&reply, answer.as_ref())));
+                if fast::is_fast(&message) {
+                    let reply = reply.unwrap_or_default();
+                    let answers = self.publish_fast(&name, message);
+                    out.extend(answers.iter().map(|answer| answer_of(&reply, Some(answer))));
+                } else {
+                    let answer = self.publish(&name, message);
+                    out.extend(reply.map(|reply| answer_of(&reply, answer.as_ref())));
+                }
                 self.serve(&name, listens, &mut out);
             }
             None if listens(&subject) => {}
@@ -177,6 +185,7 @@ impl Broker {
         for stream in self.streams.values_mut() {
             stream.consumers.clear();
             stream.batches.clear();
+            stream.fast_batches.clear();
         }
     }
 
@@ -358,6 +367,7 @@ impl Broker {
             last_sequence: 0,
             consumers: BTreeMap::new(),
             batches: BTreeMap::new(),
+            fast_batches: FastBatches::default(),
         };
         let info = stream.info();
         self.streams.insert(name.to_owned(), stream);
@@ -374,6 +384,22 @@ impl Broker {
             Ok(answer) => answer,
             Err(refused) => Some(json!({ "error": error_of(&refused), "stream": name, "seq": 0 })),
         }
+    }
+
+    /// Takes a message of a fast batch; the answers.
+    fn publish_fast(&mut self, name: &str, message: OutboundMessage) -> Vec<Value> {
+        let stream = self.streams.get_mut(name).expect("it takes the message");
+        if stream.config["allow_batched"] != true {
+            let refused = (400, 10205, "batch publish is disabled".to_owned());
+            return vec![json!({ "error": error_of(&refused), "stream": name, "seq": 0 })];
+        }
+        let mut batches = std::mem::take(&mut stream.fast_batches);
+        let answers = batches.take(name, message, |message| {
+            self.store(name, vec![message], None)?;
+            Ok(self.streams[name].last_sequence)
+        });
+        self.streams.get_mut(name).expect("it was there").fast_batches = batches;
+        answers
     }
 
     fn publish_in_batch(

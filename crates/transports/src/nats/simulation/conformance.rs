@@ -16,7 +16,14 @@ use super::network::Network;
 /// What is done next.
 enum Step {
     /// A message with a reply subject of its own, and how many answers there are to it.
-    Ask { subject: String, headers: Vec<(&'static str, String)>, payload: Vec<u8>, answers: usize },
+    Ask {
+        subject: String,
+        headers: Vec<(&'static str, String)>,
+        payload: Vec<u8>,
+        answers: usize,
+        /// What the reply subject says besides the step.
+        told: String,
+    },
     /// What an operator or a limit does.
     Operate(Operation),
     /// Everything that was asked before has been answered; so many messages more than was said come now.
@@ -61,7 +68,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 fn ask(subject: impl Into<String>, body: Value, answers: usize) -> Step {
     let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
-    Step::Ask { subject: subject.into(), headers: Vec::new(), payload, answers }
+    Step::Ask { subject: subject.into(), headers: Vec::new(), payload, answers, told: String::new() }
 }
 
 fn api(operation: &str, body: Value) -> Step {
@@ -72,7 +79,13 @@ fn api(operation: &str, body: Value) -> Step {
 fn publish(subject: &str, expected: Option<u64>, payload: &str) -> Step {
     let expected = expected.map(|sequence| ("Nats-Expected-Last-Subject-Sequence", sequence.to_string()));
     let headers = expected.into_iter().collect();
-    Step::Ask { subject: subject.to_owned(), headers, payload: payload.into(), answers: 1 }
+    Step::Ask {
+        subject: subject.to_owned(),
+        headers,
+        payload: payload.into(),
+        answers: 1,
+        told: String::new(),
+    }
 }
 
 /// One message of an atomic batch.
@@ -87,7 +100,21 @@ fn part(
     let mut headers = vec![("Nats-Batch-Id", batch.to_owned()), ("Nats-Batch-Sequence", number.to_string())];
     headers.extend(expected.map(|sequence| ("Nats-Expected-Last-Subject-Sequence", sequence.to_string())));
     headers.extend(last.then(|| ("Nats-Batch-Commit", "1".to_owned())));
-    Step::Ask { subject: subject.to_owned(), headers, payload: format!("{batch} {number}").into(), answers }
+    let payload = format!("{batch} {number}").into();
+    Step::Ask { subject: subject.to_owned(), headers, payload, answers, told: String::new() }
+}
+
+/// One message of a fast batch: 0 begins it, 1 goes on, 2 commits it, 3 ends it without a message.
+fn fast(batch: &str, number: usize, operation: u8, expected: Option<u64>, answers: usize) -> Step {
+    let expected = expected.map(|sequence| ("Nats-Expected-Last-Subject-Sequence", sequence.to_string()));
+    let ends = (operation == 3).then(|| ("Nats-Expected-Stream", "-".to_owned()));
+    Step::Ask {
+        subject: "s.h.f".to_owned(),
+        headers: expected.into_iter().chain(ends).collect(),
+        payload: if operation == 3 { Vec::new() } else { format!("{batch} {number}").into() },
+        answers,
+        told: format!(".{batch}.1.fail.{number}.{operation}.$FI"),
+    }
 }
 
 fn consumer(name: &str, more: Value) -> Step {
@@ -117,7 +144,7 @@ fn stream(more: Value) -> Value {
     let mut config = json!({
         "name": STREAM, "subjects": ["s", "s.>"], "retention": "limits", "discard": "new", "storage": "file",
         "num_replicas": 1, "max_age": 0, "max_bytes": -1, "max_msgs": -1, "max_msgs_per_subject": -1,
-        "max_msg_size": -1, "allow_direct": true, "allow_atomic": true,
+        "max_msg_size": -1, "allow_direct": true, "allow_atomic": true, "allow_batched": true,
     });
     let Value::Object(more) = more else { panic!("a table") };
     config.as_object_mut().expect("a table").extend(more);
@@ -256,11 +283,69 @@ fn script() -> Vec<Step> {
         info(),
         publish("s.h.a", Some(0), "nobody stores this"),
         next("purged", all(), 1),
-        create(json!({ "allow_atomic": null })),
+        create(json!({ "allow_atomic": null, "allow_batched": null })),
         part("s.h.a", "y1", 1, true, None, 1),
+        fast("y2", 1, 0, Some(0), 1),
+        fast("y2", 2, 1, None, 1),
+        fast("y2", 3, 3, None, 1),
         info(),
+        Step::Operate(Operation::DeleteStream),
+        create(json!({})),
     ]);
+    steps.extend(fast_script());
     steps
+}
+
+/// Fast batches, in a stream that is empty.
+fn fast_script() -> Vec<Step> {
+    let info = || api(&format!("STREAM.INFO.{STREAM}"), Value::Null);
+    vec![
+        fast("z0", 1, 3, None, 1),
+        fast("z1", 1, 0, Some(0), 2),
+        fast("z1", 2, 1, Some(1), 1),
+        fast("z1", 3, 1, Some(2), 1),
+        fast("z1", 4, 3, None, 1),
+        fast("z1", 4, 3, None, 1),
+        fast("z1", 4, 1, Some(3), 1),
+        // Its first message does not follow what is there.
+        fast("z2", 1, 0, Some(2), 2),
+        fast("z2", 2, 1, Some(3), 1),
+        // Somebody else publishes meanwhile, to another subject: the guess at the sequence is too low.
+        fast("z3", 1, 0, Some(3), 2),
+        fast("z3", 2, 1, Some(4), 1),
+        publish("s.h.a", Some(0), "other"),
+        fast("z3", 3, 1, Some(5), 1),
+        fast("z3", 4, 1, Some(6), 2),
+        fast("z3", 5, 1, Some(7), 1),
+        info(),
+        // To the same subject.
+        fast("z4", 1, 0, Some(7), 2),
+        publish("s.h.f", Some(8), "a rival's"),
+        fast("z4", 2, 1, Some(8), 2),
+        info(),
+        // Messages are missing, come twice, or without their beginning.
+        fast("z5", 1, 0, Some(9), 2),
+        fast("z5", 3, 1, Some(11), 2),
+        fast("z5", 2, 1, Some(10), 1),
+        fast("z6", 1, 0, Some(10), 2),
+        fast("z6", 2, 1, Some(11), 1),
+        fast("z6", 2, 1, Some(11), 2),
+        fast("z7", 1, 0, Some(12), 2),
+        fast("z7", 1, 0, Some(12), 2),
+        fast("z8", 1, 1, Some(13), 1),
+        fast("z9", 1, 0, Some(13), 2),
+        fast("z9", 3, 3, None, 2),
+        info(),
+        // Two at once, and one that is committed by its last message.
+        fast("za", 1, 0, Some(14), 2),
+        fast("zb", 1, 0, Some(15), 2),
+        fast("zb", 2, 2, Some(16), 1),
+        fast("za", 2, 1, Some(15), 2),
+        fast("zc", 1, 2, Some(17), 1),
+        info(),
+        Step::Operate(Operation::Fill),
+        fast("zd", 1, 0, Some(18), 2),
+    ]
 }
 
 /// What is asked for the commit floor: a second stream, whoever hears it, and deleting what is durable. The last
@@ -276,6 +361,7 @@ fn floor_script() -> Vec<Step> {
         headers: vec![("Nats-Expected-Stream", name.to_owned())],
         payload: format!("expects {name}").into(),
         answers: 1,
+        told: String::new(),
     };
     let last = || json!({ "deliver_policy": "last_per_subject", "opt_start_seq": null, "filter_subject": "s-floor.h.*" });
     let all = || json!({ "batch": 100, "max_bytes": 100_000, "no_wait": true });
@@ -326,21 +412,21 @@ fn floor_script() -> Vec<Step> {
 impl Asker {
     async fn new(client: Client) -> Self {
         let inbox = client.new_inbox();
-        let subscriber = client.subscribe(format!("{inbox}.*")).await.unwrap();
+        let subscriber = client.subscribe(format!("{inbox}.>")).await.unwrap();
         Self { client, inbox, subscriber, current: 0, answers: BTreeMap::new(), listener: None }
     }
 
     async fn run(&mut self, steps: &[Step], operate: impl AsyncFn(&Client, Operation)) {
         for (number, step) in steps.iter().enumerate() {
             match step {
-                Step::Ask { subject, headers, payload, answers } => {
+                Step::Ask { subject, headers, payload, answers, told } => {
                     self.current = number;
                     let mut map = HeaderMap::new();
                     for (name, value) in headers {
                         map.insert(*name, value.as_str());
                     }
                     let headers = (!headers.is_empty()).then_some(map);
-                    let reply = Some(format!("{}.{number}", self.inbox).into());
+                    let reply = Some(format!("{}.{number}{told}", self.inbox).into());
                     let (subject, payload) = (subject.as_str().into(), payload.clone().into());
                     let message = OutboundMessage { subject, reply, headers, payload };
                     self.client.publish_message(message).await.unwrap();
@@ -392,7 +478,8 @@ impl Asker {
     /// to: it belongs to the request that waits.
     fn sort(&mut self, message: Message) {
         let step = message.subject.strip_prefix(self.inbox.as_str());
-        let step = step.map_or(self.current, |number| number[1..].parse().unwrap());
+        let step = step.and_then(|told| told[1..].split('.').next());
+        let step = step.map_or(self.current, |number| number.parse().unwrap());
         self.answers.entry(step).or_default().push(plain(&message));
     }
 }
@@ -501,7 +588,10 @@ async fn operate_model(network: &Network, operation: Operation) {
                 let all: Vec<u64> = broker.stream(STREAM).unwrap().messages.keys().copied().collect();
                 all.into_iter().for_each(|sequence| broker.delete_message(STREAM, sequence));
             }
-            Operation::DeleteStream => return broker.delete_stream(STREAM),
+            Operation::DeleteStream => {
+                broker.full = false;
+                return broker.delete_stream(STREAM);
+            }
             Operation::Fill => broker.full = true,
         }
         Vec::new()

@@ -160,6 +160,10 @@ impl Sink for WatchedSender {
         Ok(())
     }
 
+    fn commit_bytes(&self, configured: u64) -> u64 {
+        self.inner.commit_bytes(configured)
+    }
+
     fn held(&mut self) -> Vec<(Origin, String)> {
         let news = self.inner.held();
         self.held.extend(news.iter().cloned());

@@ -94,6 +94,30 @@ fn what_was_encoded_is_decoded() {
 }
 
 #[test]
+fn zstd_shrinks_a_log_more_than_its_own_fastest_level() {
+    // Lines that repeat one another, with numbers that do not.
+    let mut state = 1_u64;
+    let mut text = String::new();
+    for number in 0..2000_u64 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (status, bytes, request) =
+            ([200, 204, 404, 500][(state >> 62) as usize], state >> 50, state >> 32);
+        text += &format!(
+            "2026-11-23T10:00:{:02}Z web{} api: seq={number:012} level=info GET /v1/orders/{} status={status} \
+             bytes={bytes} request={request:08x} agent=\"Safari\"\n",
+            number / 40,
+            state >> 60,
+            state >> 54
+        );
+    }
+    let batch = batch(text);
+    let message = encode(&batch, Encoding { compression: Compression::Zstd, host: false });
+    let fastest = zstd::bulk::compress(batch.bytes(), 1).unwrap().len();
+    assert!(message.payload.len() * 100 < fastest * 99, "{} against {fastest}", message.payload.len());
+    assert_eq!(received(&batch, message), Ok(ours(&batch)));
+}
+
+#[test]
 fn data_that_zstd_cannot_shrink_travel_as_they_are() {
     let message = encode(&batch("x\n"), Encoding { compression: Compression::Zstd, host: false });
     assert_eq!(message.payload, "x");
@@ -147,6 +171,60 @@ fn unknown_fields_of_version_1_are_passed_over() {
 }
 
 #[test]
+fn messages_of_several_logs_in_turn_are_each_its_own() {
+    let (mut decoder, mut starts) = (Decoder::new(Subjects::new("s", None, false)), [0; 3]);
+    let logs = [("web1", "/a", 1), ("web1", "/b", 1), ("web2", "/a", 2)];
+    // Two of each in a row: the second is decoded in the short way.
+    for number in [0, 0, 1, 1, 2, 2, 0, 1, 2, 2, 0] {
+        let (host, path, epoch) = logs[number];
+        let line = format!("line {number} at {}\n", starts[number]);
+        let batch = Batch::data(Origin::new(host, path), Epoch(epoch), starts[number], line);
+        let message = encode(&batch, Encoding { host: true, ..Encoding::default() });
+        starts[number] = batch.end();
+        let decoded = decoder.decode("s", Some(&message.headers), message.payload, MAX_DATA_BYTES);
+        assert_eq!(decoded, Ok(ours(&batch)));
+    }
+}
+
+#[test]
+fn a_decoder_that_knows_a_log_refuses_what_a_new_one_does() {
+    let (batch, subjects) = (batch("one\ntwo\n"), stream());
+    let subject = subjects.publish(&batch.origin);
+    let message = encode(&batch, Encoding::default());
+    for (from, to) in [
+        ("v=1", "v=2"),
+        ("epoch=0", "epoch=x"),
+        ("end=108", "end=107"),
+        ("end=108", "end=99"),
+        ("end=108", "end=+108"),
+        ("start=100", "start="),
+        ("start=100", "start=18446744073709551616"),
+        ("crc=fcac93a4", "crc=00000000"),
+        ("crc=fcac93a4", "crc=+cac93a4"),
+        (" path=/var", " verbatim path=/var"),
+        (" path=/var", " end=108 path=/var"),
+        ("path=/var", "path=/etc"),
+    ] {
+        let forged = value(&message).replacen(from, to, 1);
+        assert_ne!(forged, value(&message), "`{from}` is not in the header");
+        let mut headers = HeaderMap::new();
+        headers.insert("Fs-Batch", forged);
+        let payload = message.payload.clone();
+        let mut decoder = Decoder::new(subjects.clone());
+        let known = decoder.decode(&subject, Some(&message.headers), payload.clone(), MAX_DATA_BYTES);
+        assert_eq!(known, Ok(ours(&batch)));
+        let refused = decoder.decode(&subject, Some(&headers), payload.clone(), MAX_DATA_BYTES).unwrap_err();
+        let anew = decode(&subjects, &subject, Some(&headers), payload, MAX_DATA_BYTES).unwrap_err();
+        assert_eq!(refused, anew, "{from} → {to}");
+    }
+    let elsewhere = decode(&subjects, "shipper.web2.x", Some(&message.headers), Bytes::new(), MAX_DATA_BYTES);
+    let mut decoder = Decoder::new(subjects);
+    decoder.decode(&subject, Some(&message.headers), message.payload, MAX_DATA_BYTES).unwrap();
+    let refused = decoder.decode("shipper.web2.x", Some(&message.headers), Bytes::new(), MAX_DATA_BYTES);
+    assert_eq!((refused.is_err(), &refused), (true, &elsewhere), "the subject counts");
+}
+
+#[test]
 fn two_headers_are_refused() {
     let batch = batch("one\n");
     let mut message = encode(&batch, Encoding::default());
@@ -180,6 +258,21 @@ fn lines_keep_their_offsets_and_empty_ones_survive() {
     let parts: Vec<_> = lines(batch("a\n\nbc\nd")).map(|part| (part.start, part.content)).collect();
     let data = |bytes: &'static str| Content::Data(bytes.into());
     assert_eq!(parts, [(100, data("a\n")), (102, data("\n")), (103, data("bc\n")), (106, data("d"))]);
+}
+
+#[test]
+fn lines_encoded_together_are_what_each_would_be_alone() {
+    let encoding = Encoding { host: true, ..Encoding::default() };
+    let loss = Batch::loss(Origin::new("h", "/l"), Epoch(1), 5, 1000, "gone");
+    for whole in [batch("a\n\nlonger than seven\nd"), batch("x\n"), loss] {
+        let alone: Vec<_> = lines(whole.clone())
+            .flat_map(|line| split(line, 7))
+            .map(|part| encode(&part, encoding))
+            .map(|message| (message.headers, message.payload))
+            .collect();
+        let together = encode_lines(whole, 7, encoding).map(|message| (message.headers, message.payload));
+        assert_eq!(together.collect::<Vec<_>>(), alone);
+    }
 }
 
 #[test]

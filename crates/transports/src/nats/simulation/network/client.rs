@@ -33,7 +33,7 @@ impl Client {
     /// See [`super::super::super::client::Client::new_inbox`].
     pub(crate) fn new_inbox(&self) -> String {
         let number = self.0.next_inbox.fetch_add(1, Ordering::Relaxed);
-        format!("_INBOX.{}.{number}", self.0.number)
+        format!("_INBOX.{}-{number}", self.0.number)
     }
 
     /// See [`super::super::super::client::Client::max_payload`].
