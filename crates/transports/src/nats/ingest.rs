@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use async_nats::{PublishError, Subject};
+use async_nats::Subject;
 use fshipper_pipeline::{Batch, Origin};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::api::codes;
-use super::config::Framing;
+use super::config::{Compression, Framing};
 use super::fast_batch::{FastBatch, Heard};
 use super::load::Load;
 use super::outcome::Stop;
@@ -60,12 +61,19 @@ struct Ingest<'a> {
     sent: VecDeque<Batch>,
     /// Where each message of that ends.
     ends: VecDeque<u64>,
-    /// The messages of the last batch in `sent` that are still to go.
-    messages: Box<dyn Iterator<Item = Batch> + Send>,
-    next_message: Option<Batch>,
+    /// The messages of the last batch in `sent` that are still to be encoded.
+    parts: Box<dyn Iterator<Item = Batch> + Send>,
+    /// Those that go next, in order, with where each ends.
+    encoded: VecDeque<(u64, Encoded)>,
     /// What comes after.
     waiting: VecDeque<Batch>,
     pace: Pace,
+}
+
+/// A message, or whoever makes it.
+enum Encoded {
+    Done(wire::Message),
+    Running(JoinHandle<wire::Message>),
 }
 
 /// Whether it goes on.
@@ -93,6 +101,12 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// With nothing to send for so long, and two round trips, the batch is ended: whoever else publishes would do it.
 const IDLE: Duration = Duration::from_millis(250);
+
+/// How many messages are compressed at once, each on a thread of its own: that is the slowest step by far.
+const COMPRESSED_AHEAD: usize = 4;
+
+/// Less is compressed sooner than a thread takes it up.
+const MIN_THREAD_BYTES: usize = 16 << 10;
 
 const CONNECTION_BROKE: &str = "the connection broke";
 
@@ -161,8 +175,8 @@ impl Shipper {
             stored: 0,
             sent: VecDeque::new(),
             ends: VecDeque::new(),
-            messages: Box::new(std::iter::empty()),
-            next_message: None,
+            parts: Box::new(std::iter::empty()),
+            encoded: VecDeque::new(),
             waiting,
             pace,
         };
@@ -206,13 +220,14 @@ impl Ingest<'_> {
             }
             let is_idle = quiet_since.elapsed() >= idle;
             if !ending && self.has_room() {
-                if self.take_next() {
+                self.encode_ahead();
+                if !self.encoded.is_empty() {
                     quiet_since = Instant::now();
                     tokio::select! {
                         biased;
                         sent = self.send_next() => match sent {
                             Ok(()) => continue,
-                            Err(error) => break error.to_string(),
+                            Err(error) => break format!("{error:#}"),
                         },
                         _ = link.changed() => break CONNECTION_BROKE.to_owned(),
                     }
@@ -271,33 +286,48 @@ impl Ingest<'_> {
         self.ends.is_empty() || (self.ends.len() < MAX_WINDOW_MESSAGES && bytes < self.pace.window as u64)
     }
 
-    /// Sees to it that there is a next message; `false` when there is none that continues what was sent.
-    fn take_next(&mut self) -> bool {
-        while self.next_message.is_none() {
-            self.next_message = self.messages.next();
-            if self.next_message.is_some() {
-                break;
-            }
-            let end = self
-                .ends
-                .back()
-                .map_or_else(|| self.tail.end, |end| self.tail.end.map(|(epoch, _)| (epoch, *end)));
-            let Some(batch) = self.waiting.front() else { return false };
-            // Whatever else it is, it does not share a batch.
-            if end != Some((batch.epoch, batch.start)) || batch.bytes().is_empty() {
-                return false;
-            }
-            let Some(messages) = self.shipper.messages_of(batch.clone()) else { return false };
-            self.messages = messages;
-            self.sent.extend(self.waiting.pop_front());
+    /// Sees to it that there is a next message, if there is any; more than one where that takes a while.
+    fn encode_ahead(&mut self) {
+        let compresses = self.shipper.encoding.compression == Compression::Zstd;
+        let ahead = if compresses { COMPRESSED_AHEAD } else { 1 };
+        while self.encoded.len() < ahead {
+            let Some(part) = self.next_part() else { return };
+            let (end, encoding, reached) = (part.end(), self.shipper.encoding, self.shipper.reached(&part));
+            let takes_a_while = compresses && part.bytes().len() >= MIN_THREAD_BYTES;
+            let encode = move || wire::encode_again(&part, encoding, reached);
+            let encoded = match takes_a_while {
+                true => Encoded::Running(tokio::task::spawn_blocking(encode)),
+                false => Encoded::Done(encode()),
+            };
+            self.encoded.push_back((end, encoded));
         }
-        true
     }
 
-    async fn send_next(&mut self) -> Result<(), PublishError> {
-        let Some(message) = self.next_message.take() else { return Ok(()) };
-        self.ends.push_back(message.end());
-        self.batch.send(self.shipper.encode(&message)).await
+    /// What becomes the next message; nothing when what waits does not continue what was taken.
+    fn next_part(&mut self) -> Option<Batch> {
+        loop {
+            if let Some(part) = self.parts.next() {
+                return Some(part);
+            }
+            let end = self.sent.back().map(|batch| (batch.epoch, batch.end())).or(self.tail.end);
+            let batch = self.waiting.front()?;
+            // Whatever else it is, it does not share a batch.
+            if end != Some((batch.epoch, batch.start)) || batch.bytes().is_empty() {
+                return None;
+            }
+            self.parts = self.shipper.messages_of(batch.clone())?;
+            self.sent.extend(self.waiting.pop_front());
+        }
+    }
+
+    async fn send_next(&mut self) -> anyhow::Result<()> {
+        let Some((end, encoded)) = self.encoded.pop_front() else { return Ok(()) };
+        let message = match encoded {
+            Encoded::Done(message) => message,
+            Encoded::Running(task) => task.await?,
+        };
+        self.ends.push_back(end);
+        Ok(self.batch.send(message).await?)
     }
 
     fn hear(&mut self, heard: Heard) -> Turn {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::api::{Api, ApiError, Refusal};
-use super::config::Framing;
+use super::config::{Compression, Framing};
 use super::continuity::Continuity;
 use super::outcome::{self, Outcome, Stop};
 use super::places::Places;
@@ -169,7 +169,8 @@ impl Shipper {
         let continues = tail.end == Some((first.epoch, first.start)) && !first.bytes().is_empty();
         let one = self.room(first).map_or(usize::MAX, |room| room.min(self.max_batch_bytes));
         let bytes: usize = waiting.iter().map(|batch| batch.bytes().len()).sum();
-        continues && bytes > one && (self.framing == Framing::Line || self.is_far_away())
+        let compresses = self.encoding.compression == Compression::Zstd;
+        continues && bytes > one && (self.framing == Framing::Line || compresses || self.is_far_away())
     }
 
     /// Whether a log spends more time waiting for an answer than it takes to send a message.
@@ -360,10 +361,14 @@ impl Shipper {
     }
 
     /// One message with the whole batch.
-    pub(super) fn encode(&self, batch: &Batch) -> wire::Message {
+    fn encode(&self, batch: &Batch) -> wire::Message {
+        wire::encode_again(batch, self.encoding, self.reached(batch))
+    }
+
+    /// How far the log of a batch was published before, if it is sent again from further down.
+    pub(super) fn reached(&self, batch: &Batch) -> Option<u64> {
         let reached = self.reached.get().and_then(|reached| reached.get(&batch.origin));
-        let reached = reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end);
-        wire::encode_again(batch, self.encoding, reached)
+        reached.filter(|(epoch, _)| *epoch == batch.epoch).map(|(_, end)| *end)
     }
 
     /// Asks the stream what became of `parcel`, the first part of `batch`; the tail, and what is left.

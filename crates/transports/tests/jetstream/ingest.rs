@@ -89,6 +89,19 @@ async fn blocks_over_a_long_way_go_in_fast_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_backlog_goes_in_fast_batches_and_comes_out_as_it_went_in() {
+    let server = NatsServer::jetstream();
+    let nats = table(&server.url(), json!({ "compression": "zstd" }));
+    let bytes = lines(4_000_000);
+    let mut sender = sender(&nats).await;
+    let rest = begin(&mut *sender, &bytes).await;
+    write_all(&mut *sender, &rest).await;
+    commit(&mut *sender).await;
+    assert_whole(&everything(&nats).await, &bytes);
+    assert!(fast_messages(&server).await > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn others_that_publish_in_between_end_a_fast_batch_and_nothing_more() {
     let server = NatsServer::jetstream();
     let nats = by_line(&server.url());
