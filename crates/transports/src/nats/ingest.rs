@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::api::codes;
 use super::config::{Compression, Framing};
 use super::fast_batch::{FastBatch, Heard};
-use super::load::Load;
+use super::load::{Load, MAX_BYTES};
 use super::outcome::Stop;
 use super::requests::REPLY_TIMEOUT;
 use super::restore::Tail;
@@ -87,7 +87,7 @@ enum Turn {
 
 /// The least and the most that is under way: the most is what a hop may hold.
 const MIN_WINDOW_BYTES: usize = 256 << 10;
-const MAX_WINDOW_BYTES: usize = 8 << 20;
+const MAX_WINDOW_BYTES: usize = MAX_BYTES;
 
 /// The same in messages, each of which may be refused with an answer of its own: below what a subscription holds.
 const MAX_WINDOW_MESSAGES: usize = 2000;
@@ -129,6 +129,10 @@ impl Pace {
     /// What was under way has arrived: more may be.
     fn rise(&mut self, bytes: usize) {
         self.window = (self.window + bytes).min(MAX_WINDOW_BYTES);
+    }
+
+    /// A batch ended when it was asked to.
+    fn calm(&mut self) {
         self.disturbed = 0;
     }
 
@@ -209,8 +213,9 @@ impl Ingest<'_> {
         let mut denied = pin!(connection.denied(&self.shipper.subjects.publish(&self.origin)));
         let idle = IDLE + 2 * self.shipper.api.requests().round_trip().unwrap_or_default();
         let (mut fed, mut ending, mut quiet_since) = (true, false, Instant::now());
+        let mut said = None;
         let reason = loop {
-            if let Some(heard) = self.batch.heard_so_far() {
+            if let Some(heard) = said.take().or_else(|| self.batch.heard_so_far()) {
                 quiet_since = Instant::now();
                 match self.hear(heard) {
                     Turn::On => continue,
@@ -246,14 +251,7 @@ impl Ingest<'_> {
             let patience = if ending || !self.has_room() { REPLY_TIMEOUT } else { idle };
             tokio::select! {
                 biased;
-                heard = self.batch.heard() => {
-                    quiet_since = Instant::now();
-                    match self.hear(heard) {
-                        Turn::On => {}
-                        Turn::Over => return self.end(ending),
-                        Turn::Doubt(reason) => break reason,
-                    }
-                }
+                heard = self.batch.heard() => said = Some(heard),
                 _ = link.changed() => break CONNECTION_BROKE.to_owned(),
                 violation = &mut denied => break violation,
                 next = feed.recv(), if fed && self.waiting.is_empty() => {
@@ -274,7 +272,9 @@ impl Ingest<'_> {
 
     /// The batch is over, which was asked for or not; the tail is what the stream has.
     fn end(&mut self, asked: bool) -> Result<(), Stop> {
-        if !asked || !self.ends.is_empty() {
+        if asked && self.ends.is_empty() {
+            self.pace.calm();
+        } else {
             self.pace.fall();
         }
         Ok(())
@@ -419,5 +419,32 @@ impl Ingest<'_> {
         self.shipper.continuity.note(&self.origin, &self.tail);
         self.let_go();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many publishes go one by one before the next attempt.
+    fn pause(pace: &mut Pace) -> usize {
+        std::iter::from_fn(|| (!pace.is_ready()).then_some(())).count()
+    }
+
+    #[test]
+    fn who_is_disturbed_again_and_again_tries_it_ever_less_often() {
+        let mut pace = Pace::default();
+        assert_eq!(pause(&mut pace), 0);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            // Some of it always arrives.
+            pace.rise(1000);
+            pace.fall();
+            pauses.push(pause(&mut pace));
+        }
+        assert_eq!(pauses, [1, 3, 7, 15, 31, 63, 127, 255, 255, 255, 255, 255]);
+        pace.calm();
+        pace.fall();
+        assert_eq!(pause(&mut pace), 1);
     }
 }
