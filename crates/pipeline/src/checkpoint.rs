@@ -45,6 +45,14 @@ pub struct Checkpoint {
     changed_cursors: bool,
 }
 
+/// What changed from one commit to the next, as it was when the second one was begun.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) origins: Vec<(Origin, Arc<History>)>,
+    /// All of them.
+    pub(crate) cursors: Cursors,
+}
+
 pub(crate) type Cursors = BTreeMap<Arc<str>, Bytes>;
 
 /// After a commit of more origins than this the memory for their list is given back.
@@ -240,6 +248,15 @@ impl Checkpoint {
         self.changed_cursors = true;
     }
 
+    /// What changed since the last time; from now on nothing has.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        let origins = self.changed_histories();
+        let origins = origins.map(|(origin, history)| (origin.clone(), history.clone())).collect();
+        let cursors = self.clone_cursors();
+        self.clear_changes();
+        Changes { origins, cursors }
+    }
+
     pub(crate) fn clone_cursors(&self) -> Cursors {
         self.cursors.clone()
     }
@@ -272,7 +289,7 @@ impl Checkpoint {
         self.changed_cursors || !self.changed_origins.is_empty()
     }
 
-    /// Forgets what changed: the pump calls it after a commit, a sink after it restored.
+    /// Forgets what changed, as a sink does that has restored.
     pub fn clear_changes(&mut self) {
         self.changed_origins.clear();
         self.changed_origins.shrink_to(KEPT_CAPACITY);

@@ -49,8 +49,8 @@ pub use monitor::{HopStatus, Monitor};
 pub use named_file::{open_named_file, read_named_file};
 pub use origin::{Epoch, Escaped, Origin};
 pub use plugin::{
-    Ends, Invalid, Kind, OpenSink, OpenSource, Parts, Plugin, Sink, SinkConfig, Source, SourceConfig,
-    Transport, Written,
+    Committing, Ends, Invalid, Kind, OpenSink, OpenSource, Parts, Plugin, Sink, SinkConfig, Source,
+    SourceConfig, Transport, Written,
 };
 pub use progress::{Follower, Gap, News, Progress};
 pub use runner::{Control, RunError, run, run_monitored};

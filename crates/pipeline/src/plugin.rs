@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use crate::{Batch, Checkpoint, Context, Origin, Settings};
 
@@ -72,6 +73,19 @@ pub trait Sink: Send {
     /// Nothing of it counts then; the hop is opened again from what the sink restores.
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()>;
 
+    /// Begins what [`Sink::commit`] does, and returns what waits for its end: the pump goes on writing meanwhile,
+    /// and begins the next commit when this one is over. For sinks whose commits take long. The commit covers what
+    /// was written before it was begun, and must not claim anything that was written since.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Sink::commit`], now or at the end.
+    async fn begin_commit(&mut self, checkpoint: &Checkpoint) -> Result<Committing> {
+        self.commit(checkpoint).await?;
+        let held = self.held();
+        Ok(Box::pin(async move { Ok(held) }))
+    }
+
     /// After how many bytes a commit is due where the pipeline file says `configured`. More only where every
     /// batch becomes durable by itself and soon, so that a commit is nothing but waiting for the last ones.
     fn commit_bytes(&self, configured: u64) -> u64 {
@@ -85,6 +99,10 @@ pub trait Sink: Send {
         Vec::new()
     }
 }
+
+/// A commit that was begun. It resolves when everything of it is durable, with what [`Sink::held`] has to say of the
+/// batches it covers.
+pub type Committing = BoxFuture<'static, Result<Vec<(Origin, String)>>>;
 
 /// What became of a written batch.
 #[derive(Clone, Debug, PartialEq, Eq)]

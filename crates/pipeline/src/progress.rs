@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use crate::checkpoint::Changes;
 use crate::{Checkpoint, Cursor, Epoch, Origin, Position};
 
 /// The handle that both ends of one hop and its pump share. It lasts as long as the hop, over all its sessions.
@@ -174,11 +175,11 @@ impl Progress {
         }
     }
 
-    /// What changed in `checkpoint` is durable.
-    pub(crate) fn commit(&self, checkpoint: &Checkpoint) {
+    /// These changes are durable.
+    pub(crate) fn commit(&self, changes: &Changes) {
         let mut far_end = self.far_end();
         if far_end.is_followed {
-            for (origin, history) in checkpoint.changed_origins() {
+            for (origin, history) in &changes.origins {
                 far_end.here.insert(origin.clone(), end_of(history));
             }
         }
@@ -188,8 +189,8 @@ impl Progress {
             return;
         }
         let mut waiting = board.lock();
-        waiting.cursors = checkpoint.clone_cursors();
-        for (origin, history) in checkpoint.changed_origins() {
+        waiting.cursors.clone_from(&changes.cursors);
+        for (origin, history) in &changes.origins {
             waiting.add(origin, News::Committed(history.current.clone()));
         }
         drop(waiting);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! reader   batches(source) until stop ──► bounded channel ──► writer
-//! writer   admit ─► write ─► at commit_bytes or commit_interval: commit
+//! writer   admit ─► write ─► at commit_bytes or commit_interval: begin to commit, and go on
 //! ```
 //!
 //! Invariants:
@@ -14,6 +14,7 @@
 //!   the channel, in the writer, and in whatever queue a sink keeps.
 //! - The cursor never passes a batch of an origin that is held, or that waits for bytes which are
 //!   [missing](gaps).
+//! - One [commit](commits) at a time is under way; nothing counts before it is durable.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,8 +33,10 @@ use crate::{
     Settings, Sink, Source, Written,
 };
 
+mod commits;
 mod gaps;
 
+use commits::UnderWay;
 use gaps::{KnownGaps, Waits};
 
 /// What one hop may hold of bytes that are read and not yet written: channel, in flight and waiting.
@@ -44,9 +47,6 @@ const BATCH_OVERHEAD_BYTES: usize = 256;
 
 /// More batches than this wait nowhere: it bounds the channel's own memory, the budget bounds the bytes.
 const CHANNEL_BATCHES: usize = 1024;
-
-/// A map that had to hold more than this between two commits gives the memory back.
-const KEPT_CAPACITY: usize = 4096;
 
 /// The pauses before a held origin is tried again.
 const HOLD_FIRST: Duration = Duration::from_secs(1);
@@ -157,6 +157,7 @@ pub(crate) async fn pump(
         uncommitted_bytes: 0,
         dirty: false,
         commit_at: None,
+        under_way: None,
         settings: pump.settings,
         metrics: &metrics,
         memory: pump.memory,
@@ -211,7 +212,7 @@ async fn read_all(
 struct Writer<'a> {
     sink: Box<dyn Sink>,
     checkpoint: Checkpoint,
-    /// What the origins that changed since the last commit were before.
+    /// What the origins that changed since the last commit was begun were before.
     before: HashMap<Origin, Option<History>>,
     committed_cursors: crate::checkpoint::Cursors,
     held: HashMap<Origin, String>,
@@ -219,9 +220,12 @@ struct Writer<'a> {
     /// The cursor of the last batch that was taken, whatever became of it.
     last_read: Option<Cursor>,
     retry_at: Option<Instant>,
+    /// Written since the last commit was begun.
     uncommitted_bytes: u64,
+    /// Something changed since then.
     dirty: bool,
     commit_at: Option<Instant>,
+    under_way: Option<UnderWay>,
     settings: &'a Settings,
     metrics: &'a Metrics,
     memory: &'a mut Memory,
@@ -238,12 +242,14 @@ impl Writer<'_> {
         let (mut again_at, metrics) = (None, self.metrics);
         let commit_bytes = self.sink.commit_bytes(self.settings.commit_bytes);
         loop {
-            let commit_due = async { sleep_until(self.commit_at).await };
-            let retry_due = async { sleep_until(self.retry_at).await };
+            let commit_due = sleep_until(self.commit_at);
+            let is_committing = self.under_way.is_some();
+            let retry_due = sleep_until(self.retry_at);
             let missing = self.waits.due();
             tokio::select! {
                 biased;
-                () = commit_due => self.commit().await?,
+                outcome = commits::outcome(&mut self.under_way) => self.settle_commit(outcome?)?,
+                () = commit_due, if !is_committing => self.begin_commit().await?,
                 // Batches may be ready without a pause; what is rare comes first.
                 () = retry_due, if again_at.is_none() => {
                     again_at = self.retry_at;
@@ -255,19 +261,20 @@ impl Writer<'_> {
                     session_stop.cancel();
                 }
                 batch = batches.recv() => match batch {
-                    Some(batch) => {
-                        self.take(batch).await?;
-                        if self.uncommitted_bytes >= commit_bytes {
-                            self.commit().await?;
-                        }
-                    }
+                    Some(batch) => self.take(batch).await?,
                     None => break,
                 },
-                Ok(()) = hangups.changed() => self.commit().await?,
+                Ok(()) = hangups.changed() => {
+                    self.finish_commit().await?;
+                    self.begin_commit().await?;
+                }
             }
+            self.commit_what_is_enough(commit_bytes).await?;
         }
+        self.finish_commit().await?;
         if self.dirty {
-            self.commit().await?;
+            self.begin_commit().await?;
+            self.finish_commit().await?;
         }
         self.memory.held = std::mem::take(&mut self.held);
         if self.memory.held.is_empty() {
@@ -394,34 +401,6 @@ impl Writer<'_> {
         if self.commit_at.is_none() {
             self.commit_at = Some(Instant::now() + self.settings.commit_interval);
         }
-    }
-
-    async fn commit(&mut self) -> Result<()> {
-        self.commit_at = None;
-        self.sink.commit(&self.checkpoint).await?;
-        for (origin, reason) in self.sink.held() {
-            anyhow::ensure!(self.can_go_back, "cannot store what was taken of `{origin}`: {reason}");
-            if let Some(before) = self.before.remove(&origin) {
-                self.checkpoint.set_history(&origin, before);
-            }
-            self.checkpoint.set_cursors(&self.committed_cursors);
-            self.hold(&origin, reason, true);
-        }
-        if self.dirty {
-            Metrics::add(&self.metrics.commits, 1);
-            Metrics::add(&self.metrics.bytes_committed, self.uncommitted_bytes);
-            if let Some(trouble) = self.memory.trouble.take() {
-                trouble.is_over(&self.settings.name);
-            }
-        }
-        (self.dirty, self.uncommitted_bytes) = (false, 0);
-        self.before.clear();
-        self.before.shrink_to(KEPT_CAPACITY);
-        self.metrics.progress.commit(&self.checkpoint);
-        self.checkpoint.clear_changes();
-        self.committed_cursors = self.checkpoint.clone_cursors();
-        self.ask_for_the_unasked();
-        Ok(())
     }
 }
 

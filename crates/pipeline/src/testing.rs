@@ -82,13 +82,12 @@ pub fn context(state_dir: &Path) -> Context {
 pub fn commit(context: &Context, origin: &Origin, position: Position) {
     let mut checkpoint = Checkpoint::default();
     checkpoint.set_position(origin, position);
-    context.progress.commit(&checkpoint);
+    commit_all(context, &mut checkpoint);
 }
 
 /// Tells the receiver of `context` that everything in `checkpoint` that changed is durable.
 pub fn commit_all(context: &Context, checkpoint: &mut Checkpoint) {
-    context.progress.commit(checkpoint);
-    checkpoint.clear_changes();
+    context.progress.commit(&checkpoint.take_changes());
 }
 
 /// Tells the receiver of `context` that `origin` waits for bytes, as the pump does when it finds a gap.

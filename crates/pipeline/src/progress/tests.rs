@@ -7,7 +7,6 @@ fn origin(file: &str) -> Origin {
     Origin::new("h", file)
 }
 
-/// A checkpoint in which exactly these changed.
 fn changed(ends: &[(&str, u64)]) -> Checkpoint {
     let mut checkpoint = Checkpoint::default();
     for (file, end) in ends {
@@ -28,10 +27,10 @@ fn committed(file: &str, end: u64) -> (Origin, News) {
 #[tokio::test]
 async fn a_slow_follower_hears_the_latest_word_for_each_origin() {
     let progress = Progress::default();
-    progress.commit(&changed(&[("before anybody followed", 1)]));
+    progress.commit(&changed(&[("before anybody followed", 1)]).take_changes());
     let mut follower = progress.follow_news();
     for end in 1..=1000 {
-        progress.commit(&changed(&[("a", end), ("b", end)]));
+        progress.commit(&changed(&[("a", end), ("b", end)]).take_changes());
     }
     let mut heard = follower.changed(10).await;
     heard.sort_by(|one, other| one.0.cmp(&other.0));
@@ -46,7 +45,7 @@ async fn many_origins_come_in_portions() {
     let mut follower = progress.follow_news();
     let names: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
     let ends: Vec<_> = names.iter().map(|name| (name.as_str(), 1)).collect();
-    progress.commit(&changed(&ends));
+    progress.commit(&changed(&ends).take_changes());
     for _ in 0..10 {
         assert_eq!(follower.changed(100).await.len(), 100);
     }
@@ -57,10 +56,10 @@ async fn many_origins_come_in_portions() {
 async fn what_is_given_back_is_told_again_unless_there_is_something_newer() {
     let progress = Progress::default();
     let mut follower = progress.follow_news();
-    progress.commit(&changed(&[("a", 1)]));
-    progress.commit(&changed(&[("b", 1)]));
+    progress.commit(&changed(&[("a", 1)]).take_changes());
+    progress.commit(&changed(&[("b", 1)]).take_changes());
     assert_eq!(follower.changed(2).await.len(), 2);
-    progress.commit(&changed(&[("b", 2)]));
+    progress.commit(&changed(&[("b", 2)]).take_changes());
     follower.give_back();
     assert_eq!(follower.changed(1).await, [committed("b", 2)]);
     assert_eq!(follower.changed(1).await, [committed("a", 1)]);
@@ -71,7 +70,7 @@ async fn news_outlive_a_session_and_its_follower() {
     let progress = Progress::default();
     for _ in 0..3 {
         let mut follower = progress.follow_news();
-        progress.commit(&changed(&[("a", 1)]));
+        progress.commit(&changed(&[("a", 1)]).take_changes());
         assert_eq!(follower.changed(1).await, [committed("a", 1)]);
     }
     assert_eq!(progress.follow_news().changed(1).await, [committed("a", 1)], "nobody dealt with it");
@@ -83,7 +82,7 @@ async fn settling_waits_for_what_is_in_hand_and_not_for_ever() {
     progress.settle(Duration::MAX).await;
     let mut follower = progress.follow_news();
     progress.settle(Duration::MAX).await;
-    progress.commit(&changed(&[("a", 1)]));
+    progress.commit(&changed(&[("a", 1)]).take_changes());
     assert!(progress.settle(Duration::MAX).now_or_never().is_none(), "it is not told yet");
     follower.changed(1).await;
     assert!(progress.settle(Duration::MAX).now_or_never().is_none(), "it is in hand");
@@ -109,7 +108,7 @@ fn the_lag_is_what_lies_between_here_and_the_far_end() {
     let mut checkpoint = changed(&[("a", 10)]);
     checkpoint.clear_changes();
     checkpoint.advance(&Batch::data(origin("a"), Epoch(1), 10, "x\n"));
-    progress.commit(&checkpoint);
+    progress.commit(&checkpoint.take_changes());
     assert_eq!(progress.lag(), Some(8 + 5));
 }
 

@@ -170,7 +170,7 @@ impl Writer<'_> {
         let limit = *self.waits.asking.borrow();
         self.waits.look_within(limit.unwrap_or_default());
         // Nobody is asked for bytes above what is not durable.
-        if !self.dirty {
+        if !self.dirty && self.under_way.is_none() {
             self.ask_for_the_unasked();
         }
     }
@@ -188,7 +188,8 @@ impl Writer<'_> {
         self.write(batch).await
     }
 
-    /// Asks for what is missing of those that were not asked for yet: everything below is durable now.
+    /// Asks for what is missing of those that were not asked for yet: everything below is durable now. What had
+    /// been written of such a log in this session would have made its gap one to be read again.
     pub(super) fn ask_for_the_unasked(&mut self) {
         let unasked = self.waits.waits.iter().filter(|(_, wait)| wait.asked_at.is_none());
         let unasked: Vec<_> = unasked.map(|(origin, _)| origin.clone()).collect();

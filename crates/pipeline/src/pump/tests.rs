@@ -7,9 +7,11 @@ use bytes::Bytes;
 use super::*;
 use crate::{Cursor, Epoch, testing};
 
+mod commits;
 mod gaps;
 
 /// What a scripted source does next.
+#[derive(Clone)]
 enum Step {
     Give(Batch),
     Fail,

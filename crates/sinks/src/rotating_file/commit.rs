@@ -1,8 +1,9 @@
-//! What makes written bytes count: [`Writer::commit`].
+//! What makes written bytes count: [`Writer::begin_commit`].
 //!
 //! Data first, then the record that describes them: 1 everything is written; 2 the dirty files are synced, and
-//! the folders of new ones; 3 one record is appended to the ledger and synced. A sync that fails is never
-//! tried again: nobody knows then which pages the kernel has dropped.
+//! the folders of new ones; 3 one record is appended to the ledger and synced. The second and third step are done
+//! [beside](super::syncing) the writing. A sync that fails is never tried again: nobody knows then which pages the
+//! kernel has dropped.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
 use super::files::Birth;
 use super::ledger::{Entry, FileId, OriginId, Stage};
 use super::outputs::OutputId;
+use super::syncing::{Job, Syncing};
 use super::writer::Writer;
 
 /// What changed in the pump's checkpoint since the last commit.
@@ -43,33 +45,109 @@ impl Writer {
     ///
     /// Returns the origins of batches that were taken and could not be written, each with the reason:
     /// nothing of those is claimed.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn commit(&mut self, claims: Claims, hangup: bool) -> Result<Vec<(Origin, String)>> {
-        self.record(Some(claims))?;
+        self.begin_commit(claims, hangup, ())?;
+        self.finish_record()?;
+        Ok(self.committed.take().unwrap_or_default())
+    }
+
+    /// Begins to make durable everything written, and what the pump claims. `hangup`: closes all files. Whoever
+    /// wants to know when it is over gives a `bell`, which is dropped then.
+    pub(super) fn begin_commit(
+        &mut self,
+        claims: Claims,
+        hangup: bool,
+        bell: impl Send + 'static,
+    ) -> Result<()> {
+        self.begin_record(Some(claims), bell)?;
         if hangup {
             for (file, output) in self.outputs.active_files().collect::<Vec<_>>() {
                 self.check_is_in_place(file, output)?;
             }
             self.files.close_all();
         }
-        Ok(self.casualties.drain().collect())
+        Ok(())
     }
 
-    /// One record of everything since the last one. Without `claims` the sink commits of its own accord: then
-    /// no cursor moves, since it may lie behind what the pump has not handed over yet.
-    pub(super) fn record(&mut self, claims: Option<Claims>) -> Result<()> {
+    /// A commit that has come to its end, told once: the origins of batches that were taken and could not be
+    /// written, each with the reason. Nothing of those is claimed.
+    pub(super) fn take_committed(&mut self) -> Result<Option<Vec<(Origin, String)>>> {
+        if let Some(outcome) = self.syncing.as_ref().and_then(Syncing::poll) {
+            self.settle_record(outcome)?;
+        }
+        Ok(self.committed.take())
+    }
+
+    /// Whether a record is on its way to the disk.
+    pub(super) fn is_syncing(&self) -> bool {
+        self.syncing.is_some()
+    }
+
+    /// One record of everything since the last one, durable. No cursor moves, since it may lie behind what the pump
+    /// has not handed over yet.
+    pub(super) fn record(&mut self) -> Result<()> {
+        self.begin_record(None, ())?;
+        self.finish_record()
+    }
+
+    /// Appends one record of these entries, durable, when the one before is.
+    pub(super) fn log(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        self.finish_record()?;
+        self.patiently(|writer| writer.ledger.append(entries))
+    }
+
+    /// Waits until the record that is on its way is durable, if one is.
+    pub(super) fn finish_record(&mut self) -> Result<()> {
+        match self.syncing.as_ref().map(Syncing::wait) {
+            Some(outcome) => self.settle_record(outcome),
+            None => Ok(()),
+        }
+    }
+
+    fn settle_record(&mut self, outcome: Result<()>) -> Result<()> {
+        let syncing = self.syncing.take();
+        outcome?;
+        self.ledger.end();
+        if let Some(held) = syncing.and_then(|mut syncing| syncing.held.take()) {
+            self.committed = Some(held);
+        }
+        Ok(())
+    }
+
+    /// Begins one record of everything since the last one; without `claims` the sink does so of its own accord.
+    fn begin_record(&mut self, claims: Option<Claims>, bell: impl Send + 'static) -> Result<()> {
+        self.finish_record()?;
         self.flush()?;
         let lost = self.lost();
-        self.files.sync(&lost)?;
+        let unsynced = self.files.take_unsynced(&lost);
+        let is_commit = claims.is_some();
         let mut entries = std::mem::take(&mut self.settled);
         let accepted = self.collect_positions(claims, &mut entries)?;
         self.collect_files(&lost, &mut entries)?;
-        self.patiently(|writer| writer.ledger.append(&mut entries))?;
+        let frame = self.patiently(|writer| writer.ledger.begin(&mut entries))?;
         self.ledger.share(accepted);
         self.moved.clear();
         self.noted.clear();
         let (active, rotated) = self.files.settle(&lost);
         self.to_compress.extend(rotated);
+        let held = is_commit.then(|| self.casualties.drain().collect());
+        let job = Job { disk: self.disk.clone(), unsynced, frame };
+        self.syncing = Some(self.start_syncing(job, held, bell)?);
         active.into_iter().try_for_each(|(file, output)| self.check_is_in_place(file, output))
+    }
+
+    fn start_syncing(
+        &self,
+        job: Job,
+        held: Option<Vec<(Origin, String)>>,
+        bell: impl Send + 'static,
+    ) -> Result<Syncing> {
+        #[cfg(test)]
+        if self.syncs_late {
+            return Ok(Syncing::late(job, held));
+        }
+        Syncing::start(job, held, bell)
     }
 
     /// Tells whether an output has lost what was taken for it.

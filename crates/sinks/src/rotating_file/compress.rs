@@ -149,11 +149,11 @@ impl Writer {
         }
         let Copied { inode, length } = copied;
         let mut entries = vec![Entry::Intent(file, Intent::Compress { to: to.clone(), inode, length })];
-        self.patiently(|writer| writer.ledger.append(&mut entries))?;
+        self.log(&mut entries)?;
         if let Err(error) = self.disk.rename(temporary, &to) {
             tracing::error!("cannot compress `{path}`: {error:#}; it stays as it is");
             let mut entries = vec![Entry::Withdraw(file)];
-            self.patiently(|writer| writer.ledger.append(&mut entries))?;
+            self.log(&mut entries)?;
             return remove(&self.disk, temporary);
         }
         self.disk.sync_folder_of(&to)?;
@@ -161,7 +161,7 @@ impl Writer {
         self.disk.sync_folder_of(&record.path)?;
         let compressed = FileRecord { path: to, inode, length, stage: Stage::Compressed, ..record };
         let mut entries = vec![Entry::File(file, compressed)];
-        self.patiently(|writer| writer.ledger.append(&mut entries))
+        self.log(&mut entries)
     }
 }
 

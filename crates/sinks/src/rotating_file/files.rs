@@ -19,6 +19,7 @@ use super::disk::Disk;
 use super::ledger::{FileId, FileRecord, OriginId, Stage, Tail};
 use super::names::FilePath;
 use super::outputs::OutputId;
+use super::syncing::Unsynced;
 
 /// The files of this session.
 ///
@@ -28,7 +29,8 @@ use super::outputs::OutputId;
 pub(super) struct Files {
     disk: Arc<Disk>,
     lives: HashMap<FileId, Live>,
-    handles: LruCache<FileId, File>,
+    /// Shared with the thread that syncs them.
+    handles: LruCache<FileId, Arc<File>>,
     /// Above this many dirty files the whole file system is synced.
     single_syncs: usize,
     /// The files with bytes that wait.
@@ -235,34 +237,32 @@ impl Files {
             file
         };
         // Whoever has to go for it may be dirty: then the next commit syncs the whole file system.
-        self.handles.push(id, file);
+        self.handles.push(id, Arc::new(file));
         Ok(())
     }
 
-    /// Makes everything written durable, but what `lost` outputs hold.
-    pub(super) fn sync(&mut self, lost: impl Fn(OutputId) -> bool) -> Result<()> {
-        let mut dirty: Vec<FileId> = self.changed.clone();
-        dirty.retain(|id| self.lives.get(id).is_some_and(|live| live.dirty && !lost(live.output)));
-        let all_open = dirty.iter().all(|id| self.handles.contains(id));
-        if dirty.len().max(self.created.len()) > self.single_syncs || !all_open {
-            // It covers the folders of new files as well.
-            self.disk.sync_everything()?;
-        } else {
-            for id in &dirty {
-                let Some(file) = self.handles.peek(id) else { continue };
-                let synced = self.disk.sync(file);
-                let path = &self.lives[id].record.path;
-                synced.with_context(|| format!("cannot sync `{}`", self.disk.shown(path)))?;
-            }
-            if !self.created.is_empty() {
-                self.disk.sync_folders(&self.created)?;
+    /// What has to be synced until everything written is durable, but what `lost` outputs hold. From now on it
+    /// counts as done.
+    pub(super) fn take_unsynced(&mut self, lost: impl Fn(OutputId) -> bool) -> Unsynced {
+        let mut unsynced = Unsynced { folders_of: std::mem::take(&mut self.created), ..Unsynced::default() };
+        let mut dirty = 0;
+        for id in &self.changed {
+            let Some(live) = self.lives.get_mut(id).filter(|live| live.dirty && !lost(live.output)) else {
+                continue;
+            };
+            live.dirty = false;
+            dirty += 1;
+            match self.handles.peek(id) {
+                Some(file) => unsynced.files.push((live.record.path.clone(), file.clone())),
+                None => unsynced.everything = true,
             }
         }
-        self.created.clear();
-        for id in dirty {
-            self.live(id).dirty = false;
+        unsynced.everything |= unsynced.folders_of.len().max(dirty) > self.single_syncs;
+        if unsynced.everything {
+            // Nobody needs the handles.
+            unsynced.files = Vec::new();
         }
-        Ok(())
+        unsynced
     }
 
     /// The files that changed since the last record.
@@ -270,7 +270,7 @@ impl Files {
         &self.changed
     }
 
-    /// The record is durable: nothing has changed since. Returns the files that are written to, each with its
+    /// The ledger knows all that changed: nothing has since. Returns the files that are written to, each with its
     /// output, and those that are written to no more; these are closed.
     pub(super) fn settle(
         &mut self,

@@ -80,7 +80,7 @@ pub(super) struct LedgerSize {
 pub(super) struct Ledger {
     disk: Arc<Disk>,
     state: State,
-    file: File,
+    file: Arc<File>,
     number: u64,
     /// Where the next record goes.
     end: usize,
@@ -88,8 +88,18 @@ pub(super) struct Ledger {
     size: LedgerSize,
     sequence: u64,
     /// A sync failed, or somebody has taken the file away: what is on the disk is unknown until the ledger is
-    /// opened again.
+    /// opened again. While a record is on its way it is taken for failed.
     broken: bool,
+}
+
+/// One record, encoded, and where it goes.
+#[derive(Debug)]
+pub(super) struct Frame {
+    disk: Arc<Disk>,
+    file: Arc<File>,
+    ledger: FilePath,
+    at: u64,
+    bytes: Vec<u8>,
 }
 
 impl Default for LedgerSize {
@@ -127,10 +137,11 @@ impl Ledger {
             remove(&disk, path)?;
         }
         let Snapshot { file, end, capacity, sequence } = fresh;
+        let file = file.into();
         Ok(Self { disk, state, file, number: number + 1, end, capacity, size, sequence, broken: false })
     }
 
-    /// What is durable.
+    /// What is durable, and what of the record that is on its way.
     pub(super) fn state(&self) -> &State {
         &self.state
     }
@@ -148,8 +159,41 @@ impl Ledger {
     /// Nothing of it counts. When the disk is full the same record may be appended again; after any other
     /// error the ledger has to be opened again.
     pub(super) fn append(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
+        let Some(frame) = self.frame(entries)? else { return Ok(()) };
+        if let Err(gone) = frame.check_is_in_place() {
+            self.broken = true;
+            return Err(gone);
+        }
+        frame.write()?;
+        if let Err(error) = frame.sync() {
+            self.broken = true;
+            return Err(error);
+        }
+        self.carry_out(&frame, entries)
+    }
+
+    /// Carries out one record, and leaves it to the caller to [make it durable](Frame::make_durable); until then
+    /// nothing may be appended, and nothing happen that rests on it. `None`: there is nothing to tell.
+    ///
+    /// # Errors
+    ///
+    /// There was no room for it; it may be begun again.
+    pub(super) fn begin(&mut self, entries: &mut Vec<Entry>) -> Result<Option<Frame>> {
+        let Some(frame) = self.frame(entries)? else { return Ok(None) };
+        self.carry_out(&frame, entries)?;
+        self.broken = true;
+        Ok(Some(frame))
+    }
+
+    /// The record that was begun is durable.
+    pub(super) fn end(&mut self) {
+        self.broken = false;
+    }
+
+    /// The next record, as it will stand in the file: made longer, or a new one, where there is no room.
+    fn frame(&mut self, entries: &[Entry]) -> Result<Option<Frame>> {
         if entries.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         if self.broken {
             bail!("the ledger of `{}` has to be opened again", self.disk.shown(&own(".")));
@@ -160,18 +204,14 @@ impl Ledger {
         if self.end + length > self.capacity {
             self.renew(length)?;
         }
-        let mut frame = Vec::with_capacity(length);
-        codec::put_frame(&mut frame, self.sequence + 1, &payload);
-        if let Err(gone) = self.check_is_in_place() {
-            self.broken = true;
-            return Err(gone);
-        }
-        self.disk.write_at(&self.file, &frame, self.end as u64).context("cannot write the ledger")?;
-        if let Err(error) = self.disk.sync(&self.file) {
-            self.broken = true;
-            return Err(error.context("cannot sync the ledger"));
-        }
-        self.end += frame.len();
+        let mut bytes = Vec::with_capacity(length);
+        codec::put_frame(&mut bytes, self.sequence + 1, &payload);
+        let (disk, file) = (self.disk.clone(), self.file.clone());
+        Ok(Some(Frame { disk, file, ledger: ledger_path(self.number), at: self.end as u64, bytes }))
+    }
+
+    fn carry_out(&mut self, frame: &Frame, entries: &mut Vec<Entry>) -> Result<()> {
+        self.end += frame.bytes.len();
         self.sequence += 1;
         for entry in entries.drain(..) {
             self.state.apply(entry).map_err(|e| anyhow::anyhow!("the sink wrote a wrong record: {e}"))?;
@@ -188,22 +228,14 @@ impl Ledger {
         if self.broken {
             return Ok(());
         }
-        let path = ledger_path(self.number);
-        let inode = self.disk.inode_and_length(&self.file)?.0;
-        if self.disk.stat(&path)?.is_some_and(|entry| entry.inode == inode) {
-            return Ok(());
-        }
-        bail!(
-            "the ledger `{}` was deleted or moved away while it was in use: nobody knows any more what was committed, and everything that the source still has comes again, into new files and behind what is left of the old ones",
-            self.disk.shown(&path)
-        );
+        check_is_in_place(&self.disk, &self.file, &ledger_path(self.number))
     }
 
     /// Goes on in a new file, with room for a record of `length` bytes at least.
     fn renew(&mut self, length: usize) -> Result<()> {
         let old = ledger_path(self.number);
         let snapshot = write_snapshot(&self.disk, &self.state, self.number + 1, self.sequence, self.size)?;
-        (self.file, self.end) = (snapshot.file, snapshot.end);
+        (self.file, self.end) = (snapshot.file.into(), snapshot.end);
         (self.capacity, self.sequence) = (snapshot.capacity, snapshot.sequence);
         self.number += 1;
         remove(&self.disk, &old)?;
@@ -213,6 +245,43 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+impl Frame {
+    /// Writes the record and syncs it.
+    ///
+    /// # Errors
+    ///
+    /// Nobody knows whether it is there.
+    pub(super) fn make_durable(&self) -> Result<()> {
+        self.check_is_in_place()?;
+        self.write()?;
+        self.sync()
+    }
+
+    /// Whether the ledger still stands where the next start looks for it.
+    pub(super) fn check_is_in_place(&self) -> Result<()> {
+        check_is_in_place(&self.disk, &self.file, &self.ledger)
+    }
+
+    fn write(&self) -> Result<()> {
+        self.disk.write_at(&self.file, &self.bytes, self.at).context("cannot write the ledger")
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.disk.sync(&self.file).context("cannot sync the ledger")
+    }
+}
+
+fn check_is_in_place(disk: &Disk, file: &File, path: &FilePath) -> Result<()> {
+    let inode = disk.inode_and_length(file)?.0;
+    if disk.stat(path)?.is_some_and(|entry| entry.inode == inode) {
+        return Ok(());
+    }
+    bail!(
+        "the ledger `{}` was deleted or moved away while it was in use: nobody knows any more what was committed, and everything that the source still has comes again, into new files and behind what is left of the old ones",
+        disk.shown(path)
+    );
 }
 
 struct Snapshot {

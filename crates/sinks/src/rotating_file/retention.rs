@@ -27,7 +27,7 @@ impl Writer {
             return Ok(());
         }
         let mut entries: Vec<Entry> = victims.iter().map(|id| Entry::Intent(*id, Intent::Delete)).collect();
-        self.patiently(|writer| writer.ledger.append(&mut entries))?;
+        self.log(&mut entries)?;
         let mut outcomes = Vec::new();
         for id in victims {
             let record =
@@ -49,7 +49,7 @@ impl Writer {
                 }
             }
         }
-        self.patiently(|writer| writer.ledger.append(&mut outcomes))
+        self.log(&mut outcomes)
     }
 }
 

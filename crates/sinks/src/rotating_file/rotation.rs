@@ -204,7 +204,7 @@ impl Writer {
             self.files.note_change(file);
             return Ok(());
         }
-        self.record(None)?;
+        self.record()?;
         if let Some(reason) = self.outputs.held(output) {
             bail!("{reason}");
         }
@@ -221,7 +221,7 @@ impl Writer {
         let to = record.path.with_suffix(&suffix);
         let intent = Intent::Rotate { to: to.clone(), period_end: record.period.1 };
         let mut entries = vec![Entry::Intent(file, intent)];
-        self.patiently(|writer| writer.ledger.append(&mut entries))?;
+        self.log(&mut entries)?;
 
         let shown = self.disk.shown(&record.path);
         let renamed = self.disk.rename_by(&record.path, &to, |handle| rename(handle, suffix));

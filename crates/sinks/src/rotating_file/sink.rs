@@ -1,19 +1,20 @@
 //! The async face of the sink: [`RunningFiles`], and the thread behind it.
 //!
-//! The thread owns the [`Writer`]. Batches go to it through a bounded queue, so that the pump does not wait
+//! The thread owns the [`Writer`], and goes on writing while a commit is on its way to the disk. Batches go to it through a bounded queue, so that the pump does not wait
 //! for the disk; what waits there keeps its share of the hop's byte budget. The thread takes what there is
 //! and writes it out as soon as nothing more waits: small batches become large writes under load, and are in
 //! their file within a fraction of a millisecond otherwise.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
-use fshipper_pipeline::{Batch, Checkpoint, Context, Origin, Sink, Written, async_trait};
+use fshipper_pipeline::{Batch, Checkpoint, Committing, Context, Origin, Sink, Written, async_trait};
+use futures::future::{FutureExt as _, Shared};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::spawn_blocking;
 
@@ -36,16 +37,41 @@ struct RunningFiles {
     held: Vec<(Origin, String)>,
     hangups: watch::Receiver<u64>,
     stop: Arc<Stop>,
-    /// Why the thread ended.
-    failure: oneshot::Receiver<anyhow::Error>,
+    failure: Failure,
     /// Closed when the thread has ended.
     ended: Receiver<Infallible>,
 }
 
 enum Job {
-    Write { batch: Batch, answer: Option<oneshot::Sender<Written>>, place: OwnedSemaphorePermit },
-    Commit { claims: Claims, hangup: bool, answer: oneshot::Sender<Vec<(Origin, String)>> },
+    Write {
+        batch: Batch,
+        answer: Option<oneshot::Sender<Written>>,
+        place: OwnedSemaphorePermit,
+    },
+    Commit {
+        claims: Claims,
+        hangup: bool,
+        bell: Bell,
+        answer: CommitAnswer,
+    },
+    /// What was on its way to the disk is there, or never will be.
+    Synced,
 }
+
+type CommitAnswer = oneshot::Sender<Vec<(Origin, String)>>;
+
+/// Wakes the thread when it is dropped.
+struct Bell(SyncSender<Job>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // There is a place for it; a thread that has ended needs no waking.
+        let _ = self.0.try_send(Job::Synced);
+    }
+}
+
+/// Why the thread ended, for whoever asks first.
+type Failure = Shared<oneshot::Receiver<Arc<Mutex<Option<anyhow::Error>>>>>;
 
 /// So many batches wait at most; the hop's budget bounds their bytes.
 const QUEUE_LENGTH: usize = 256;
@@ -69,8 +95,8 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
     let writer_stop = stop.clone();
     let writer = spawn_blocking(move || Writer::open(plan, owner, writer_stop)).await??;
     let restored = Some(writer.checkpoint());
-    // Besides the batches, one commit can wait.
-    let (jobs, queue) = sync_channel(QUEUE_LENGTH + 1);
+    // Besides the batches, one commit can wait, and the end of one.
+    let (jobs, queue) = sync_channel(QUEUE_LENGTH + 2);
     let (failed, failure) = oneshot::channel();
     let (alive, ended) = sync_channel(0);
     let thread_stop = stop.clone();
@@ -87,7 +113,7 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
                     Err(gone) => error.context(gone),
                 };
                 // Whoever dropped the sink does not ask.
-                let _ = failed.send(error);
+                let _ = failed.send(Arc::new(Mutex::new(Some(error))));
             }
         })
         .context("cannot start a thread")?;
@@ -99,7 +125,7 @@ pub(super) async fn open(plan: Plan, context: Context) -> Result<Box<dyn Sink>> 
         held: Vec::new(),
         hangups: context.hangups,
         stop,
-        failure,
+        failure: failure.shared(),
         ended,
     }))
 }
@@ -115,14 +141,14 @@ impl Sink for RunningFiles {
         if self.seen.contains(&batch.origin) {
             return match self.jobs.send(Job::Write { batch, answer: None, place }) {
                 Ok(()) => Ok(Written::Accepted),
-                Err(_) => Err(self.failure().await),
+                Err(_) => Err(reason(self.failure.clone()).await),
             };
         }
         let (answer, written) = oneshot::channel();
         let origin = batch.origin.clone();
         // A thread that has ended drops the answer too.
         let _ = self.jobs.send(Job::Write { batch, answer: Some(answer), place });
-        let Ok(written) = written.await else { return Err(self.failure().await) };
+        let Ok(written) = written.await else { return Err(reason(self.failure.clone()).await) };
         if written == Written::Accepted {
             self.seen.insert(origin);
         }
@@ -130,20 +156,26 @@ impl Sink for RunningFiles {
     }
 
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.held = self.begin_commit(checkpoint).await?.await?;
+        Ok(())
+    }
+
+    async fn begin_commit(&mut self, checkpoint: &Checkpoint) -> Result<Committing> {
         let hangup = self.hangups.has_changed().unwrap_or(false);
         if hangup {
             self.hangups.mark_unchanged();
         }
         let (answer, committed) = oneshot::channel();
+        let bell = Bell(self.jobs.clone());
         // A thread that has ended drops the answer too.
-        let _ = self.jobs.send(Job::Commit { claims: Claims::of(checkpoint), hangup, answer });
-        match committed.await {
-            Ok(held) => {
-                self.held = held;
-                Ok(())
+        let _ = self.jobs.send(Job::Commit { claims: Claims::of(checkpoint), hangup, bell, answer });
+        let failure = self.failure.clone();
+        Ok(Box::pin(async move {
+            match committed.await {
+                Ok(held) => Ok(held),
+                Err(_) => Err(reason(failure).await),
             }
-            Err(_) => Err(self.failure().await),
-        }
+        }))
     }
 
     fn held(&mut self) -> Vec<(Origin, String)> {
@@ -155,14 +187,12 @@ impl Sink for RunningFiles {
     }
 }
 
-impl RunningFiles {
-    /// Why the thread ended. Called when it did.
-    async fn failure(&mut self) -> anyhow::Error {
-        match (&mut self.failure).await {
-            Ok(error) => error,
-            Err(_) => anyhow!("the thread of the sink has ended"),
-        }
-    }
+/// Why the thread ended. Called when it did, or is about to.
+async fn reason(failure: Failure) -> anyhow::Error {
+    let ended = || anyhow!("the thread of the sink has ended");
+    let Ok(error) = failure.await else { return ended() };
+    // Nothing that holds the lock can panic.
+    error.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_else(ended)
 }
 
 impl Drop for RunningFiles {
@@ -181,6 +211,7 @@ fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
     let mut look_at = Instant::now();
     // The shares of the byte budget of what the writer holds in memory.
     let mut leases = Vec::new();
+    let mut committing = None;
     loop {
         let job = match queue.try_recv() {
             Ok(job) => Some(job),
@@ -201,7 +232,7 @@ fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
         if stop.is_set() {
             return Ok(());
         }
-        let look_now = match job {
+        let mut look_now = match job {
             Some(Job::Write { batch, answer, place }) => {
                 drop(place);
                 let written = writer.accept(&batch, answer.is_some())?;
@@ -212,12 +243,12 @@ fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
                 }
                 false
             }
-            Some(Job::Commit { claims, hangup, answer }) => {
-                let held = writer.commit(claims, hangup)?;
-                // Whoever gave up draining does not ask.
-                let _ = answer.send(held);
-                true
+            Some(Job::Commit { claims, hangup, bell, answer }) => {
+                committing = Some(answer);
+                writer.begin_commit(claims, hangup, bell)?;
+                false
             }
+            Some(Job::Synced) => false,
             None if writer.write_out_in().is_some() => {
                 writer.flush()?;
                 false
@@ -227,7 +258,13 @@ fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
         if writer.write_out_in().is_none() {
             leases.clear();
         }
-        if look_now {
+        if let Some(held) = writer.take_committed()? {
+            // Whoever gave up draining does not ask.
+            let _ = committing.take().map(|answer: CommitAnswer| answer.send(held));
+            look_now = true;
+        }
+        // What it would do has to wait for a record that is on its way.
+        if look_now && !writer.is_syncing() {
             writer.maintain(&mut look_at)?;
         }
     }

@@ -1,6 +1,7 @@
 //! The sink as a whole: what is in the files after everything that can happen.
 
 mod bench;
+mod commits;
 mod compression;
 mod crash;
 mod names;

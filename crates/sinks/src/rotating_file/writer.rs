@@ -24,6 +24,7 @@ use super::outputs::{Author, LOSSES, OutputId, Outputs};
 use super::recovery;
 use super::rotation::{self, Next, split};
 use super::stop::Stop;
+use super::syncing::Syncing;
 
 /// Writes batches to files, and commits them.
 #[derive(Debug)]
@@ -54,6 +55,12 @@ pub(super) struct Writer {
     is_full: bool,
     full: Complaint,
     full_pause: Backoff,
+    /// The record that is on its way to the disk. Before the lock, which is let go when nobody writes any more.
+    pub(super) syncing: Option<Syncing>,
+    /// The commit that has come to its end, until somebody asks: what was held of it.
+    pub(super) committed: Option<Vec<(Origin, String)>>,
+    #[cfg(test)]
+    pub(super) syncs_late: bool,
     pub(super) owner: Owner,
     _lock: Lock,
 }
@@ -111,6 +118,10 @@ impl Writer {
             stop,
             is_full: false,
             full: Complaint::default(),
+            syncing: None,
+            committed: None,
+            #[cfg(test)]
+            syncs_late: false,
             owner,
             _lock: lock,
         })
@@ -263,7 +274,7 @@ impl Writer {
         self.unborn_since = None;
         if !self.settled.is_empty() {
             let mut entries = std::mem::take(&mut self.settled);
-            self.patiently(|writer| writer.ledger.append(&mut entries))?;
+            self.log(&mut entries)?;
             self.outputs.forget_unrecorded();
         }
         for file in self.files.take_waiting() {

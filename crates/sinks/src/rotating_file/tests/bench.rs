@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fshipper_pipeline::{Admission, Batch, Bytes, Checkpoint, Cursor, Epoch, Origin, Written};
 use tempfile::TempDir;
 
@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub(super) disk: Arc<Disk>,
     /// The pump's.
     pub(super) checkpoint: Checkpoint,
+    /// What the commit that was begun claims.
+    pub(super) begun: Option<Checkpoint>,
 }
 
 /// A folder in memory, where syncs cost nothing, if the system has one.
@@ -95,7 +97,7 @@ impl Bench {
         disk.fuse.set(changes);
         let writer = Writer::open_on(disk.clone(), plan, owner("test"), stop)?;
         let checkpoint = writer.checkpoint();
-        Ok(Session { writer, disk, checkpoint })
+        Ok(Session { writer, disk, checkpoint, begun: None })
     }
 
     /// All files but the sink's own, by path.
@@ -179,6 +181,28 @@ impl Session {
         let held = self.writer.commit(Claims::of(&self.checkpoint), false)?;
         self.checkpoint.clear_changes();
         Ok(held)
+    }
+
+    /// Begins a commit, when the one before is durable; returns what that one made durable, if there was one.
+    pub(super) fn begin_commit(&mut self) -> Result<Option<Checkpoint>> {
+        let before = self.finish_commit()?;
+        self.writer.begin_commit(Claims::of(&self.checkpoint), false, ())?;
+        self.begun = Some(self.checkpoint.clone());
+        self.checkpoint.clear_changes();
+        Ok(before)
+    }
+
+    /// Waits for the commit that was begun; returns what it made durable.
+    pub(super) fn finish_commit(&mut self) -> Result<Option<Checkpoint>> {
+        self.writer.finish_record()?;
+        self.take_durable()
+    }
+
+    /// What a commit has made durable since somebody asked.
+    pub(super) fn take_durable(&mut self) -> Result<Option<Checkpoint>> {
+        let Some(held) = self.writer.take_committed()? else { return Ok(None) };
+        ensure!(held.is_empty(), "{held:?}");
+        Ok(self.begun.take())
     }
 
     /// Deletes and compresses until nothing is left to do.

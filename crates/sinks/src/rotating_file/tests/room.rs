@@ -48,7 +48,7 @@ impl SmallDisk {
         let disk = Arc::new(Disk::new(Root::open_or_create(self.0.path(), 0o750).unwrap(), 0o640));
         let writer = Writer::open_on(disk.clone(), plan, owner("test"), stop.clone()).unwrap();
         let checkpoint = writer.checkpoint();
-        Session { writer, disk, checkpoint }
+        Session { writer, disk, checkpoint, begun: None }
     }
 
     /// Leaves less room than a batch of these tests needs, and no multiple of a line.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use fshipper_pipeline::{
-    Batch, Checkpoint, Content, Context, Cursor, Epoch, History, Invalid, OpenSink, Origin, Position,
-    Settings, Sink, Written,
+    Batch, Checkpoint, Committing, Content, Context, Cursor, Epoch, History, Invalid, OpenSink, Origin,
+    Position, Settings, Sink, Written,
 };
 
 use super::super::pattern::covers;
@@ -60,7 +60,19 @@ struct DiskSink {
     disk: Disk,
     entries: BTreeMap<Origin, Entry>,
     changed: BTreeSet<Origin>,
+    /// Origins that turned out to be impossible to write: until the next life nothing more of them is taken.
+    lost: BTreeSet<Origin>,
     news: Vec<(Origin, String)>,
+}
+
+/// What a commit that was begun is about to make durable.
+struct Claim {
+    disk: Disk,
+    entries: Vec<(Origin, Entry)>,
+    /// `None` when something of it turned out to be impossible to write.
+    cursor: Option<Cursor>,
+    /// All that was written when it was begun.
+    written: BTreeMap<Origin, Entry>,
 }
 
 impl Disk {
@@ -169,7 +181,8 @@ impl OpenSink for Disk {
     async fn open(&self, _: Context) -> Result<Box<dyn Sink>> {
         self.pause().await;
         let entries = self.state().ledger.clone();
-        Ok(Box::new(DiskSink { disk: self.clone(), entries, changed: BTreeSet::new(), news: Vec::new() }))
+        let (changed, lost) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Box::new(DiskSink { disk: self.clone(), entries, changed, lost, news: Vec::new() }))
     }
 }
 
@@ -246,16 +259,24 @@ impl Sink for DiskSink {
         if self.disk.state().full {
             bail!("no space left on the simulated device");
         }
-        self.append(batch);
+        if !self.lost.contains(&batch.origin) {
+            self.append(batch);
+        }
         Ok(Written::Accepted)
     }
 
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.news = self.begin_commit(checkpoint).await?.await?;
+        Ok(())
+    }
+
+    async fn begin_commit(&mut self, checkpoint: &Checkpoint) -> Result<Committing> {
         self.disk.pause().await;
         if self.disk.state().full {
             bail!("no space left on the simulated device");
         }
         let late: Vec<_> = self.disk.state().held_late.intersection(&self.changed).cloned().collect();
+        let mut news = Vec::new();
         for origin in late {
             // Its writes have failed meanwhile: what is committed of it stands.
             match self.disk.state().ledger.get(&origin).cloned() {
@@ -263,33 +284,51 @@ impl Sink for DiskSink {
                 None => self.entries.remove(&origin),
             };
             self.changed.remove(&origin);
-            self.news.push((origin, "the simulation wanted it so".to_owned()));
+            self.lost.insert(origin.clone());
+            news.push((origin, "the simulation wanted it so".to_owned()));
         }
-        let held = !self.news.is_empty();
         for (origin, history) in checkpoint.origins() {
             let offset = self.entries.get(origin).map_or(0, |entry| entry.history.current.offset);
-            if history.current.offset > offset && !self.news.iter().any(|(held, _)| held == origin) {
+            if history.current.offset > offset && !self.lost.contains(origin) {
                 lock(&self.disk.truth).violate(format!(
                     "{} was to commit {origin} at {}, and was given {offset}",
                     self.disk.name, history.current.offset
                 ));
             }
         }
-        let cursor = checkpoint.cursors().next();
+        let cursor = checkpoint.cursors().next().filter(|_| news.is_empty());
         let cursor = cursor
             .map(|(transport, position)| Cursor { transport: transport.clone(), position: position.clone() });
-        if let Some(cursor) = cursor.as_ref().filter(|_| !held) {
-            self.disk.check_cursor(cursor, &self.entries);
+        let changed = std::mem::take(&mut self.changed);
+        let entries = changed.into_iter().map(|origin| (origin.clone(), self.entries[&origin].clone()));
+        let (disk, entries, written) = (self.disk.clone(), entries.collect(), self.entries.clone());
+        let claim = Claim { disk, entries, cursor, written };
+        Ok(Box::pin(async move { claim.make_durable().await.map(|()| news) }))
+    }
+
+    fn held(&mut self) -> Vec<(Origin, String)> {
+        std::mem::take(&mut self.news)
+    }
+}
+
+impl Claim {
+    async fn make_durable(self) -> Result<()> {
+        let Self { disk, entries, cursor, written } = self;
+        disk.pause().await;
+        if disk.state().full {
+            bail!("no space left on the simulated device");
+        }
+        if let Some(cursor) = &cursor {
+            disk.check_cursor(cursor, &written);
         }
         {
-            let mut state = self.disk.state();
-            let mut truth = lock(&self.disk.truth);
-            for origin in std::mem::take(&mut self.changed) {
-                let entry = self.entries[&origin].clone();
+            let mut state = disk.state();
+            let mut truth = lock(&disk.truth);
+            for (origin, entry) in entries {
                 let end = entry.history.current.offset;
-                truth.note(&format!("{} committed {origin} up to {end}", self.disk.name));
+                truth.note(&format!("{} committed {origin} up to {end}", disk.name));
                 if let Some(delivered) =
-                    truth.sinks.get_mut(&self.disk.name).and_then(|sink| sink.get_mut(&origin))
+                    truth.sinks.get_mut(&disk.name).and_then(|sink| sink.get_mut(&origin))
                 {
                     delivered.committed = end as usize;
                     for (start, end) in &entry.lost {
@@ -298,16 +337,12 @@ impl Sink for DiskSink {
                 }
                 state.ledger.insert(origin, entry);
             }
-            if !held && let Some(cursor) = cursor {
-                state.cursor = Some(cursor);
+            if cursor.is_some() {
+                state.cursor = cursor;
             }
         }
-        self.disk.pause().await;
+        disk.pause().await;
         Ok(())
-    }
-
-    fn held(&mut self) -> Vec<(Origin, String)> {
-        std::mem::take(&mut self.news)
     }
 }
 

@@ -160,7 +160,7 @@ impl Town {
         let disk = Arc::new(Disk::new(Root::open_or_create(plan.template.fixed(), 0o750)?, plan.mode));
         let writer = Writer::open_on(disk.clone(), plan, owner("test"), Arc::new(Stop::default()))?;
         let checkpoint = writer.checkpoint();
-        Ok(Session { writer, disk, checkpoint })
+        Ok(Session { writer, disk, checkpoint, begun: None })
     }
 
     /// Writes and commits until the disk is gone.

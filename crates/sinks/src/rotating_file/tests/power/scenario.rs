@@ -17,6 +17,8 @@ pub(super) struct Scenario {
     /// Files that were there before the sink.
     pub(super) before: &'static [(&'static str, &'static str)],
     pub(super) limits: Limits,
+    /// Commits end some steps after they were begun, at the latest when the sink needs the ledger.
+    pub(super) beside: bool,
     pub(super) steps: Vec<Step>,
 }
 
@@ -94,9 +96,14 @@ impl Scenario {
         Self { limits, steps: script.steps, ..scenario }
     }
 
+    /// The same, with commits that run beside the writing.
+    pub(super) fn beside(self) -> Self {
+        Self { beside: true, ..self }
+    }
+
     fn new(name: &'static str, path: &'static str, keys: &'static str) -> Self {
         let limits = Limits { ledger: LEDGER, full_pause: Duration::from_micros(1), ..Limits::default() };
-        Self { name, path, keys, before: &[], limits, steps: Vec::new() }
+        Self { name, path, keys, before: &[], limits, beside: false, steps: Vec::new() }
     }
 }
 

@@ -278,13 +278,17 @@ impl World {
                 Writer::open_on(disk.clone(), self.plan.clone(), owner("test"), Arc::new(Stop::default()))?;
             recorder.note(Operation::Opened);
             let checkpoint = writer.checkpoint();
-            Ok(Session { writer, disk, checkpoint })
+            Ok(Session { writer, disk, checkpoint, begun: None })
         };
         (recorder.clone(), open())
     }
 
     /// The whole script: of what is there already nothing comes to the sink.
     fn run(&self, session: &mut Session, recorder: &Recorder) -> Result<()> {
+        let note = |durable: Option<Checkpoint>| {
+            durable.into_iter().for_each(|durable| recorder.note(Operation::Promised(Box::new(durable))));
+        };
+        session.writer.syncs_late = self.scenario.beside;
         for (number, step) in self.scenario.steps.iter().enumerate() {
             match step {
                 Step::Write(batch) => {
@@ -294,15 +298,25 @@ impl World {
                     if session.cursor_position().is_none_or(|position| position < number) {
                         session.cursor(number);
                     }
+                    if self.scenario.beside {
+                        // As the thread does when nothing more waits; it may have to wait for the record itself.
+                        session.writer.flush()?;
+                        note(session.take_durable()?);
+                    }
                 }
                 Step::Commit => {
-                    let held = session.try_commit()?;
-                    ensure!(held.is_empty(), "{held:?}");
-                    recorder.note(Operation::Promised(Box::new(session.checkpoint.clone())));
+                    note(session.begin_commit()?);
+                    if !self.scenario.beside {
+                        note(session.finish_commit()?);
+                    }
                 }
-                Step::Maintain => session.maintain()?,
+                Step::Maintain => {
+                    note(session.finish_commit()?);
+                    session.maintain()?;
+                }
             }
         }
+        note(session.finish_commit()?);
         Ok(())
     }
 
