@@ -92,6 +92,13 @@ pub trait Sink: Send {
         configured
     }
 
+    /// How many bytes may be read and not yet written, where a hop `usually` has room for so many. Asked once, after
+    /// [`Sink::restore`]. More only where more has to be under way at once, as over a line that is long, and never
+    /// so much that the process would need more than twice the memory.
+    fn budget_bytes(&self, usually: usize) -> usize {
+        usually
+    }
+
     /// Origins whose accepted batches turned out to be impossible to store, each with the reason, and each
     /// told once: for sinks that hear of it only after [`Sink::write`] returned. The pump asks after each
     /// commit, which then claims nothing new for them; they are held as by [`Written::Held`].

@@ -39,7 +39,7 @@ mod gaps;
 use commits::UnderWay;
 use gaps::{KnownGaps, Waits};
 
-/// What one hop may hold of bytes that are read and not yet written: channel, in flight and waiting.
+/// What one hop usually may hold of bytes that are read and not yet written: channel, in flight and waiting.
 pub(crate) const HOP_BUDGET_BYTES: usize = 8 << 20;
 
 /// What a batch costs besides its bytes, so that a flood of tiny ones is bounded too.
@@ -138,7 +138,9 @@ pub(crate) async fn pump(
     let metrics = pump.metrics.clone();
     metrics.progress.start(&checkpoint);
     metrics.origins_held.store(0, Relaxed);
-    let reader = tokio::spawn(read_all(source, session_stop.clone(), sender, metrics.clone()));
+    let budget_bytes = sink.budget_bytes(HOP_BUDGET_BYTES);
+    let reader = read_all(source, budget_bytes, session_stop.clone(), sender, metrics.clone());
+    let reader = tokio::spawn(reader);
     let reader = AbortOnDropHandle::new(reader);
     Metrics::add(&metrics.sessions, 1);
     if let Some(trouble) = pump.memory.trouble.take_if(|trouble| trouble.works_once_open) {
@@ -182,11 +184,12 @@ pub(crate) async fn pump(
 /// is the last one.
 async fn read_all(
     mut source: Box<dyn Source>,
+    budget_bytes: usize,
     stop: CancellationToken,
     sender: mpsc::Sender<Batch>,
     metrics: Arc<Metrics>,
 ) -> Result<Box<dyn Source>> {
-    let budget = Arc::new(Semaphore::new(HOP_BUDGET_BYTES));
+    let budget = Arc::new(Semaphore::new(budget_bytes));
     loop {
         let next = tokio::select! {
             biased;
@@ -196,7 +199,7 @@ async fn read_all(
         };
         let Some(mut batch) = next else { return Ok(source) };
         Metrics::add(&metrics.bytes_read, batch.bytes().len() as u64);
-        let bytes = (batch.bytes().len() + BATCH_OVERHEAD_BYTES).min(HOP_BUDGET_BYTES);
+        let bytes = (batch.bytes().len() + BATCH_OVERHEAD_BYTES).min(budget_bytes);
         let lease = tokio::select! {
             biased;
             () = sender.closed() => return Ok(source),

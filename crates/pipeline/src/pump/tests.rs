@@ -59,6 +59,8 @@ struct Recorded {
     fail_at_write: Option<usize>,
     fail_at_commit: bool,
     writes: usize,
+    commit_bytes: Option<u64>,
+    budget_bytes: Option<usize>,
 }
 
 #[async_trait]
@@ -92,6 +94,14 @@ impl Sink for Tape {
         tape.log.push("commit".to_owned());
         tape.committed = checkpoint.clone();
         Ok(())
+    }
+
+    fn commit_bytes(&self, configured: u64) -> u64 {
+        self.0.lock().unwrap().commit_bytes.unwrap_or(configured)
+    }
+
+    fn budget_bytes(&self, usually: usize) -> usize {
+        self.0.lock().unwrap().budget_bytes.unwrap_or(usually)
     }
 
     fn held(&mut self) -> Vec<(Origin, String)> {
@@ -376,7 +386,8 @@ async fn the_budget_bounds_what_waits() {
     let steps = (0..64).map(|number| Step::Give(data("a", number << 20, &megabyte))).collect();
     let metrics = Arc::<Metrics>::default();
     let source = Box::new(Script::new(steps));
-    let read = tokio::spawn(read_all(source, CancellationToken::new(), sender, metrics.clone()));
+    let read =
+        tokio::spawn(read_all(source, HOP_BUDGET_BYTES, CancellationToken::new(), sender, metrics.clone()));
     let first = receiver.recv().await.unwrap();
     // Nobody takes more: the reader fills the budget and then waits with one batch in hand.
     for _ in 0..1000 {
@@ -387,4 +398,65 @@ async fn the_budget_bounds_what_waits() {
     while receiver.recv().await.is_some() {}
     read.await.unwrap().unwrap();
     assert_eq!(metrics.counts().bytes_read, 64 << 20);
+}
+
+#[tokio::test]
+async fn a_sink_says_after_how_many_bytes_a_commit_is_due() {
+    for (own, commits) in [(None, 2), (Some(u64::MAX), 1)] {
+        let mut bench = Bench::new();
+        bench.settings.commit_bytes = 4;
+        bench.tape.0.lock().unwrap().commit_bytes = own;
+        bench.session(give([data("a", 0, "one\n"), data("a", 4, "two\n")])).await.unwrap();
+        let log = bench.tape.log();
+        assert_eq!(log.iter().filter(|entry| *entry == "commit").count(), commits, "{log:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_says_how_much_may_be_on_its_way() {
+    let megabyte = "x".repeat(1 << 20);
+    let steps: Vec<_> = (0..40).map(|number| Step::Give(data("a", number << 20, &megabyte))).collect();
+    for (own, most) in [(None, HOP_BUDGET_BYTES), (Some(3 << 20), 3 << 20), (Some(16 << 20), 16 << 20)] {
+        let mut bench = Bench::new();
+        let (tape, stop, metrics) = (bench.tape.clone(), bench.stop.clone(), bench.metrics.clone());
+        tape.0.lock().unwrap().budget_bytes = own;
+        // A sink that takes nothing.
+        let sink = Stuck(tape);
+        let parts = Pump {
+            settings: &bench.settings,
+            stop: stop.clone(),
+            hangups: bench.hangup.subscribe(),
+            metrics: metrics.clone(),
+            memory: &mut bench.memory,
+        };
+        let source = Box::new(Script::new(steps.clone()));
+        let session = pump(source, Box::new(sink), Checkpoint::default(), parts);
+        let stuck = tokio::time::timeout(Duration::from_secs(1), session).await;
+        assert!(stuck.is_err(), "it takes nothing");
+        let read = metrics.counts().bytes_read as usize;
+        // One more is read, and waits for its share.
+        assert!(read <= most + (1 << 20) && read > most - (1 << 20), "{read} of {most}");
+    }
+}
+
+/// A sink whose writes never end.
+struct Stuck(Tape);
+
+#[async_trait]
+impl Sink for Stuck {
+    async fn restore(&mut self) -> Result<Option<Checkpoint>> {
+        self.0.restore().await
+    }
+
+    async fn write(&mut self, _: Batch) -> Result<Written> {
+        std::future::pending().await
+    }
+
+    async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.0.commit(checkpoint).await
+    }
+
+    fn budget_bytes(&self, usually: usize) -> usize {
+        self.0.budget_bytes(usually)
+    }
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::api::codes;
 use super::config::{Compression, Framing};
 use super::fast_batch::{FastBatch, Heard};
-use super::load::{Load, MAX_BYTES};
+use super::load::Load;
 use super::outcome::Stop;
 use super::requests::REPLY_TIMEOUT;
 use super::restore::Tail;
@@ -85,9 +85,8 @@ enum Turn {
     Doubt(String),
 }
 
-/// The least and the most that is under way: the most is what a hop may hold.
+/// The least that is under way; the most is [what a hop may hold](Load::max_bytes).
 const MIN_WINDOW_BYTES: usize = 256 << 10;
-const MAX_WINDOW_BYTES: usize = MAX_BYTES;
 
 /// The same in messages, each of which may be refused with an answer of its own: below what a subscription holds.
 const MAX_WINDOW_MESSAGES: usize = 2000;
@@ -126,9 +125,9 @@ impl Pace {
         self.skip == 0
     }
 
-    /// What was under way has arrived: more may be.
-    fn rise(&mut self, bytes: usize) {
-        self.window = (self.window + bytes).min(MAX_WINDOW_BYTES);
+    /// So many `bytes` that were under way have arrived: more may be, up to `max_bytes`.
+    fn rise(&mut self, bytes: usize, max_bytes: usize) {
+        self.window = self.window.saturating_add(bytes).min(max_bytes);
     }
 
     /// A batch ended when it was asked to.
@@ -377,7 +376,8 @@ impl Ingest<'_> {
             let proven = Tail { sequence: self.batch.sequence_of(count - 1), end: before };
             self.shipper.continuity.note(&self.origin, &proven);
         }
-        self.pace.rise(usize::try_from(bytes).unwrap_or(MAX_WINDOW_BYTES));
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.pace.rise(bytes, self.load.max_bytes());
         self.let_go();
     }
 
@@ -438,7 +438,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..12 {
             // Some of it always arrives.
-            pace.rise(1000);
+            pace.rise(1000, usize::MAX);
             pace.fall();
             pauses.push(pause(&mut pace));
         }

@@ -95,6 +95,7 @@ impl Publisher {
             shipper.continuity.note(origin, tail);
         }
         let known = |tail| Lane { tail: Some(tail), ..Lane::default() };
+        let load_bytes = shipper.load_bytes();
         Self {
             shipper,
             max_under_way,
@@ -103,7 +104,7 @@ impl Publisher {
             lanes: tails.into_iter().map(|(origin, tail)| (origin, known(tail))).collect(),
             ready: VecDeque::new(),
             under_way: FuturesUnordered::new(),
-            load: Arc::default(),
+            load: Arc::new(Load::new(load_bytes)),
             flush: None,
         }
     }

@@ -15,7 +15,7 @@ use super::config::Framing;
 use super::connect::Queues;
 use super::floor::FloorPlan;
 use super::floor::listener::Listener;
-use super::load::MAX_BYTES;
+use super::load::NEAR_BYTES;
 use super::publisher::{Held, MAX_ATOMIC_UNDER_WAY, Order, Publisher};
 use super::restore::restore;
 use super::shipper::Shipper;
@@ -158,7 +158,11 @@ impl Sink for Sender {
 
     fn commit_bytes(&self, configured: u64) -> u64 {
         // What is under way is bounded by less; waiting for all of it would only let the line run dry.
-        if configured >= MAX_BYTES as u64 { u64::MAX } else { configured }
+        if configured >= NEAR_BYTES as u64 { u64::MAX } else { configured }
+    }
+
+    fn budget_bytes(&self, usually: usize) -> usize {
+        usually.max(self.shipper.load_bytes())
     }
 
     fn held(&mut self) -> Vec<(Origin, String)> {

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::api::{Api, ApiError, Refusal};
 use super::config::{Compression, Framing};
 use super::continuity::Continuity;
+use super::load::{FAR_BYTES, NEAR_BYTES};
 use super::outcome::{self, Outcome, Stop};
 use super::places::Places;
 use super::requests::Failure;
@@ -171,6 +172,11 @@ impl Shipper {
         let bytes: usize = waiting.iter().map(|batch| batch.bytes().len()).sum();
         let compresses = self.encoding.compression == Compression::Zstd;
         continues && bytes > one && (self.framing == Framing::Line || compresses || self.is_far_away())
+    }
+
+    /// How much of all logs together may wait or be under way.
+    pub(super) fn load_bytes(&self) -> usize {
+        if self.is_far_away() { FAR_BYTES } else { NEAR_BYTES }
     }
 
     /// Whether a log spends more time waiting for an answer than it takes to send a message.

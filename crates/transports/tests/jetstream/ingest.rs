@@ -67,6 +67,7 @@ async fn a_backlog_of_lines_goes_in_fast_batches_and_each_line_once() {
     let nats = by_line(&server.url());
     let bytes = lines(1_000_000);
     let mut sender = sender(&nats).await;
+    assert_eq!(sender.budget_bytes(8 << 20), 8 << 20, "this way is short");
     let rest = begin(&mut *sender, &bytes).await;
     write_all(&mut *sender, &rest).await;
     commit(&mut *sender).await;
@@ -85,6 +86,7 @@ async fn blocks_over_a_long_way_go_in_fast_batches() {
     let nats = table(&proxy.url(), json!({}));
     let bytes = lines(4_000_000);
     let mut sender = sender(&nats).await;
+    assert_eq!(sender.budget_bytes(8 << 20), 14 << 20, "more is on a long way");
     let rest = begin(&mut *sender, &bytes).await;
     write_all(&mut *sender, &rest).await;
     commit(&mut *sender).await;

@@ -11,14 +11,16 @@ use async_nats::header::{
     NATS_EXPECTED_STREAM,
 };
 use async_nats::message::OutboundMessage;
-use async_nats::{HeaderMap, StatusCode};
-use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::super::pattern::covers;
 use super::consumer::Consumer;
 use super::fast::{self, FastBatches};
-use super::messages::{Outgoing, Refused, answer_of, data, error_of, no_responders, rfc3339, status};
+use super::messages::{Outgoing, Refused, answer_of, error_of, no_responders};
+
+mod stream;
+
+pub(super) use stream::{Stored, Stream};
 
 /// The streams of one server, and who reads them.
 #[derive(Debug, Default)]
@@ -38,31 +40,6 @@ pub(super) struct Broker {
     pub(super) unavailable: bool,
     /// Consumers say and send nothing.
     pub(super) stalled: bool,
-}
-
-/// One stream.
-#[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) name: String,
-    config: Value,
-    subjects: Vec<String>,
-    created: i64,
-    pub(super) messages: BTreeMap<u64, Stored>,
-    first_sequence: u64,
-    pub(super) last_sequence: u64,
-    pub(super) consumers: BTreeMap<String, Consumer>,
-    /// Atomic batches that were begun.
-    batches: BTreeMap<String, Vec<OutboundMessage>>,
-    fast_batches: FastBatches,
-}
-
-/// A message of a stream.
-#[derive(Clone, Debug)]
-pub(super) struct Stored {
-    pub(super) subject: String,
-    pub(super) headers: Option<HeaderMap>,
-    pub(super) payload: Bytes,
-    pub(super) time: i64,
 }
 
 /// What happened to a message.
@@ -478,74 +455,6 @@ impl Broker {
             Some(id) => json!({ "stream": name, "seq": sequence, "batch": id, "count": count }),
             None => json!({ "stream": name, "seq": sequence }),
         })
-    }
-}
-
-impl Stream {
-    /// Whether it stores messages of this subject.
-    fn takes(&self, subject: &str) -> bool {
-        self.subjects.iter().any(|pattern| covers(pattern, subject))
-    }
-
-    /// Removes a message, if it is there.
-    fn remove(&mut self, sequence: u64, why: Removal) -> Option<Change> {
-        let message = self.messages.remove(&sequence)?;
-        let first = self.messages.first_key_value();
-        self.first_sequence = first.map_or(self.last_sequence + 1, |(sequence, _)| *sequence);
-        Some(Change::Removed { stream: self.name.clone(), message, why })
-    }
-
-    /// Lets go of what is more than `max_msgs_per_subject` allows.
-    fn limit_subject(&mut self, subject: &str) {
-        let Some(most) = self.config["max_msgs_per_subject"].as_u64().filter(|&most| most > 0) else {
-            return;
-        };
-        let of_subject = self.messages.iter().filter(|(_, message)| message.subject == subject);
-        let all: Vec<u64> = of_subject.map(|(sequence, _)| *sequence).collect();
-        for sequence in &all[..all.len().saturating_sub(most as usize)] {
-            self.messages.remove(sequence);
-        }
-        self.first_sequence = self.messages.first_key_value().map_or(0, |(sequence, _)| *sequence);
-    }
-
-    /// The last message of a subject.
-    pub(super) fn last_of(&self, subject: &str) -> Option<(u64, &Stored)> {
-        let mut latest = self.messages.iter().rev();
-        latest.find(|(_, message)| message.subject == subject).map(|(sequence, message)| (*sequence, message))
-    }
-
-    fn info(&self) -> Value {
-        json!({
-            "config": self.config,
-            "created": rfc3339(self.created),
-            "state": {
-                "messages": self.messages.len(),
-                "first_seq": self.first_sequence,
-                "last_seq": self.last_sequence,
-                "consumer_count": self.consumers.len(),
-            },
-        })
-    }
-
-    fn direct_get(&self, reply: &str, subject: Option<&str>, body: &[u8]) -> Outgoing {
-        let found = match subject {
-            Some(subject) => self.last_of(subject),
-            None => {
-                let body: Value = serde_json::from_slice(body).expect("our own request is JSON");
-                let sequence = body["seq"].as_u64().unwrap_or_default();
-                self.messages.get(&sequence).map(|message| (sequence, message))
-            }
-        };
-        let Some((sequence, message)) = found else {
-            return status(reply, StatusCode::NOT_FOUND, "Message Not Found", &[]);
-        };
-        let mut headers = message.headers.clone().unwrap_or_default();
-        headers.insert("Nats-Stream", self.name.as_str());
-        headers.insert("Nats-Subject", message.subject.as_str());
-        headers.insert("Nats-Sequence", sequence.to_string());
-        headers.insert("Nats-Time-Stamp", rfc3339(message.time));
-        let message = data(reply, Some(headers), message.payload.clone(), None);
-        Outgoing { to: reply.to_owned(), message }
     }
 }
 

@@ -164,6 +164,10 @@ impl Sink for WatchedSender {
         self.inner.commit_bytes(configured)
     }
 
+    fn budget_bytes(&self, usually: usize) -> usize {
+        self.inner.budget_bytes(usually)
+    }
+
     fn held(&mut self) -> Vec<(Origin, String)> {
         let news = self.inner.held();
         self.held.extend(news.iter().cloned());
