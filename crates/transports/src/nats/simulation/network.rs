@@ -22,8 +22,12 @@ use super::messages::{Outgoing, data};
 use super::truth::Truth;
 
 mod client;
+mod due;
+mod weather;
 
 pub(crate) use client::Client;
+use due::{Due, What};
+use weather::Weather;
 
 /// One server and everybody's way to it. Clones are one and the same.
 #[derive(Clone)]
@@ -50,49 +54,6 @@ struct State {
     server_is_up: bool,
 }
 
-/// How messages fare, and what is about to happen to some of them.
-#[derive(Clone, Debug)]
-pub(super) struct Weather {
-    /// The longest way of a message in milliseconds.
-    pub(super) latency: u64,
-    /// Of 1000 messages to the server so many are lost; the same for those to clients; so many are doubled.
-    pub(super) lost_up: u32,
-    pub(super) lost_down: u32,
-    pub(super) doubled: u32,
-    /// So many answers to publishes are lost next.
-    pub(super) lose_answers: u32,
-    /// So many answers come after this many milliseconds.
-    pub(super) hold_answers: u32,
-    pub(super) hold_millis: u64,
-    /// So many publishes arrive a second time after this many milliseconds.
-    pub(super) repeat_publishes: u32,
-    pub(super) repeat_millis: u64,
-    /// So many notices of the commit floor are lost next.
-    pub(super) lose_notices: u32,
-    /// So many of them arrive only after this many milliseconds, and after those that were sent later.
-    pub(super) hold_notices: u32,
-    pub(super) hold_notices_millis: u64,
-}
-
-impl Default for Weather {
-    fn default() -> Self {
-        Self {
-            latency: 3,
-            lost_up: 0,
-            lost_down: 0,
-            doubled: 0,
-            lose_answers: 0,
-            hold_answers: 0,
-            hold_millis: 0,
-            repeat_publishes: 0,
-            repeat_millis: 0,
-            lose_notices: 0,
-            hold_notices: 0,
-            hold_notices_millis: 0,
-        }
-    }
-}
-
 struct ClientState {
     name: String,
     events: Events,
@@ -107,20 +68,6 @@ struct ClientState {
     /// When the last message of each pipe comes out.
     last_up: u64,
     last_down: u64,
-}
-
-#[derive(Debug)]
-struct Due {
-    at: u64,
-    order: u64,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    ToServer { connection: u64, message: OutboundMessage },
-    ToClient { client: u64, connection: u64, outgoing: Outgoing },
-    Connect { client: u64 },
 }
 
 /// What the survivors of a broken connection may still be late by, in milliseconds.
@@ -539,25 +486,5 @@ impl ClientState {
     fn listens(&self, subject: &str) -> bool {
         let open = self.subscriptions.iter().filter(|(_, sender)| !sender.is_closed());
         self.connection.is_some() && open.into_iter().any(|(pattern, _)| covers(pattern, subject))
-    }
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
     }
 }
