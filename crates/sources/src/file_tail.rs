@@ -10,9 +10,10 @@
 //! - `source`: the asynchronous side; `watch`: hints from the kernel, for speed alone;
 //! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch; `open_files`: of how many;
 //! - `opening`, `restoring`: where each log stands at a start; `forgetting`: what is gone for good;
-//! - `routing`: which log a path belongs to; `settling`, `waiting`: what a log is read from, and what comes
-//!   next; `copies`: what only looks as if it came next; `losses`: what can never be read;
-//! - `candidates`: which file on disk is which part of a log; `log`, `reading`: how far one was read;
+//! - `routing`, `paths`: which log a path belongs to; `settling`, `waiting`: what a log is read from, and what
+//!   comes next; `copies`: what only looks as if it came next; `losses`: what can never be read;
+//! - `candidates`: which file on disk is which part of a log; `log`, `reading`, `rotation`: how far one was read,
+//!   and what is around that;
 //! - `discovery`: which files there are; `patterns`, `siblings`: what their names mean;
 //! - `lines`: where a batch may be cut; `text`: where the zeros begin that end a file; `gunzip`, `contents`, `unpacking`: what compressed files hold;
 //! - `identity`: how a file is known again; `state`, `place`: what is remembered of it, here and there.
@@ -70,10 +71,12 @@ mod log;
 mod losses;
 mod open_files;
 mod opening;
+mod paths;
 mod patterns;
 mod place;
 mod reading;
 mod restoring;
+mod rotation;
 mod routing;
 mod settling;
 mod siblings;

@@ -90,7 +90,7 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now) -> io::Result<Vec
         Err(error) => return Err(error),
     };
     let mut found: Vec<Candidate> = Vec::new();
-    for path in log.members.iter().filter(|path| !siblings::is_unreadable(path)) {
+    for path in log.rotation.members.iter().filter(|path| !siblings::is_unreadable(path)) {
         let stat = match Stat::of_path(path) {
             Ok(stat) => stat,
             // What cannot be reached now is not gone.
@@ -119,7 +119,7 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now) -> io::Result<Vec
     }
     siblings::sort_oldest_first(&mut found, |file| file.suffix.as_ref(), |file| file.stat.modified);
     // What is held open and seen nowhere was compressed, or else deleted: retention takes the oldest first.
-    for held in log.held.iter().rev() {
+    for held in log.rotation.held.iter().rev() {
         let Some(file) = &held.file else { continue };
         let is_seen = live.is_some_and(|live| live.id == held.id);
         if !is_seen && !found.iter().any(|candidate| candidate.stat.id == held.id) {
@@ -175,7 +175,7 @@ fn is_needed(log: &Log, path: &Path) -> bool {
         Stage::Reading(reading) => *reading.path == *path,
         Stage::Over => false,
     };
-    is_read || log.held.iter().any(|held| *held.path == *path)
+    is_read || log.rotation.held.iter().any(|held| *held.path == *path)
 }
 
 /// Finds the file of the current generation.
@@ -190,7 +190,7 @@ pub(crate) fn locate(log: &Log, candidates: &[Candidate]) -> io::Result<Option<L
     // Of several copies the newest one is the longest.
     for candidate in same.into_iter().chain(others.into_iter().rev()) {
         let is_same = candidate.stat.id.same(&generation.id);
-        if log.replaced == Some(candidate.stat.id) {
+        if log.rotation.replaced == Some(candidate.stat.id) {
             continue;
         }
         if !is_same && !may_be_copy(candidates, generation, candidate) {
@@ -243,7 +243,7 @@ pub(crate) fn successors(
         && current.is_packed()
     {
         // To find it took decoding all that was read of it.
-        log.last_read = Some(current.stat.id);
+        log.rotation.make().last_read = Some(current.stat.id);
     }
     let first_own = candidates.iter().position(|candidate| is_own(candidate.stat.id));
     let mut is_new = Vec::with_capacity(candidates.len());
@@ -263,24 +263,25 @@ pub(crate) fn successors(
             !is_known(log, &candidates, candidate)?
         } else if candidate.is_packed() {
             // What it was compressed from may have been read since it was first seen.
-            let may_be_new = is_between || log.held.iter().any(|held| held.id == id);
-            if !may_be_new || log.passed.contains(&id) {
+            let may_be_new = is_between || log.rotation.held.iter().any(|held| held.id == id);
+            if !may_be_new || log.rotation.passed.contains(&id) {
                 false
             } else if is_known(log, &candidates, candidate)? || is_empty(candidate)? {
-                log.passed.insert(id);
-                log.held.retain(|held| held.id != id);
+                let rotation = log.rotation.make();
+                rotation.passed.insert(id);
+                rotation.held.retain(|held| held.id != id);
                 false
             } else {
                 true
             }
-        } else if log.held.iter().any(|held| held.id == id) {
+        } else if log.rotation.held.iter().any(|held| held.id == id) {
             true
-        } else if !is_between || log.passed.contains(&id) {
+        } else if !is_between || log.rotation.passed.contains(&id) {
             false
         } else {
             let is_known = is_known(log, &candidates, candidate)?;
             if is_known {
-                log.passed.insert(id);
+                log.rotation.make().passed.insert(id);
             }
             !is_known
         });
@@ -292,7 +293,7 @@ pub(crate) fn successors(
 /// Which of the candidates, apart from the one at the log's own path, is the current generation.
 pub(crate) fn position_of_current(log: &Log, candidates: &[Candidate]) -> io::Result<Option<usize>> {
     let others = || candidates.iter().enumerate().filter(|(_, candidate)| !candidate.is_live);
-    if let Some(read) = log.last_read
+    if let Some(read) = log.last_read()
         && let Some((index, _)) = others().find(|(_, candidate)| candidate.stat.id == read)
     {
         return Ok(Some(index));
@@ -331,10 +332,10 @@ impl Contents {
     ) -> io::Result<bool> {
         let Some(generation) = log.generations.get(number) else { return Ok(false) };
         let is_same = candidate.stat.id.same(&generation.id);
-        if number == log.current && log.replaced == Some(candidate.stat.id) {
+        if number == log.current && log.rotation.replaced == Some(candidate.stat.id) {
             return Ok(false);
         }
-        let copied = generation.copied.filter(|copied| copied.may_be(all, candidate));
+        let copied = generation.copied.as_deref().filter(|copied| copied.may_be(all, candidate));
         // What stands at the log's own path is never a mere copy: somebody made it to write into it.
         let may_be_copy = || copied.is_some() || may_be_copy(all, generation, candidate);
         if !is_same && (candidate.is_live || !may_be_copy()) {

@@ -45,7 +45,7 @@ impl Log {
     fn original(&self) -> Option<&File> {
         match &self.stage {
             Stage::Reading(reading) if !reading.is_packed => reading.file.as_ref(),
-            Stage::Over => self.finished.as_ref(),
+            Stage::Over => self.rotation.finished.as_ref(),
             _ => None,
         }
     }
@@ -57,7 +57,8 @@ impl Tail {
     pub(super) fn note_copies(&mut self, index: usize, files: &[Candidate]) -> io::Result<()> {
         let log = &mut self.logs[index];
         let (Some(original), Some(generation)) = (log.original(), log.generation()) else { return Ok(()) };
-        let stat = Stat::of_file(original)?;
+        // One that cannot be read any more holds nobody up.
+        let Ok(stat) = Stat::of_file(original) else { return Ok(()) };
         let is_rotated = |file: &Candidate| file.is_live || file.suffix.is_some();
         if files.iter().any(|file| file.stat.id == stat.id && is_rotated(file)) {
             return Ok(());
@@ -65,18 +66,27 @@ impl Tail {
         let (mut found, mut compared) = (None, Vec::new());
         for file in files.iter().filter(|file| !file.is_live && file.suffix.is_some()) {
             let (id, size) = (file.stat.id, file.stat.size);
-            let is_held = log.held.iter().any(|held| held.id == id);
-            if size == 0 || is_held || log.passed.contains(&id) || log.compared.get(&id) == Some(&size) {
+            let is_held = log.rotation.held.iter().any(|held| held.id == id);
+            if size == 0
+                || is_held
+                || log.rotation.passed.contains(&id)
+                || log.rotation.compared.get(&id) == Some(&size)
+            {
                 continue;
+            }
+            if read_at(original, 0, 1).is_err() {
+                return Ok(());
             }
             match compare(original, stat.size, generation, file) {
                 Err(error) if !is_absence(&error) => return Err(error),
-                Ok(Some(copied)) => found = Some(copied),
+                Ok(Some(copied)) => found = Some(Box::new(copied)),
                 _ => {}
             }
             compared.push((id, size));
         }
-        log.compared.extend(compared);
+        if !compared.is_empty() {
+            log.rotation.make().compared.extend(compared);
+        }
         if found.is_some() {
             let current = log.current;
             log.generations[current].copied = found;

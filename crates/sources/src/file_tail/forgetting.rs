@@ -24,40 +24,47 @@ impl Tail {
         let gone: HashSet<usize> =
             (0..self.logs.len()).filter(|index| self.is_gone_for_good(*index)).collect();
         gone.iter().for_each(|index| self.forget_log(*index));
-        let listed: HashSet<FileId> = self.discovery.files().collect();
-        let mut known = listed.clone();
+        let mut listed: Vec<FileId> = self.discovery.files().collect();
+        listed.sort_unstable();
+        let is_listed = |id: &FileId| listed.binary_search(id).is_ok();
+        // Of those that are at no path that is listed, the ones that are part of a log.
+        let mut known = HashSet::new();
         for log in &mut self.logs {
-            log.passed.retain(|id| listed.contains(id));
-            known.extend(log.generations.iter().map(|generation| generation.id));
-            known.extend(log.held.iter().map(|held| held.id));
-            known.extend(log.last_read);
+            log.rotation.clear(|rotation| rotation.passed.retain(is_listed));
+            known.extend(log.generations.iter().map(|generation| generation.id).filter(|id| !is_listed(id)));
+            known.extend(log.rotation.held.iter().map(|held| held.id));
+            known.extend(log.last_read().filter(|id| !is_listed(id)));
         }
-        self.by_id.retain(|id, owner| known.contains(id) && !gone.contains(owner));
-        self.inodes = self.by_id.keys().map(|id| id.inode).collect();
+        let is_known = |id: &FileId| is_listed(id) || known.contains(id);
+        self.by_id.retain(|id, owner| is_known(id) && !gone.contains(owner));
+        self.inodes.clear();
+        self.inodes.extend(self.by_id.keys().map(|id| id.inode));
+        self.inodes.shrink_to_fit();
         self.sweep_above = 2 * (self.by_id.len() + self.by_path.len());
     }
 
     /// Whether nothing of a log is left, nothing of it is under way, and its end is durable.
     fn is_gone_for_good(&self, index: usize) -> bool {
         let log = &self.logs[index];
-        let is_there = self.by_path.get(&log.path) == Some(&index);
-        let is_idle = matches!(log.stage, Stage::Over) && log.is_at_last() && log.outbox.is_empty();
+        let is_there = self.log_at(&log.path) == Some(index);
+        let is_idle = matches!(log.stage, Stage::Over) && log.is_at_last() && log.rotation.outbox.is_empty();
         let is_awaited = log.is_ready
             || log.awaits_release
             || self.unsettled.contains(&index)
             || self.waiting.contains(&index);
-        let is_left =
-            !log.members.is_empty() || !log.held.is_empty() || !self.discovery.shows(&log.path, None);
-        let is_durable = (log.offset == 0 || log.committed == Some(log.offset))
+        let is_left = !log.rotation.members.is_empty()
+            || !log.rotation.held.is_empty()
+            || !self.discovery.shows(&log.path, None);
+        let is_durable = (log.offset == 0 || log.committed == log.offset)
             && log.floor.is_none_or(|floor| floor >= log.offset);
         is_there && is_idle && !is_awaited && !is_left && is_durable
     }
 
     fn forget_log(&mut self, index: usize) {
+        self.by_path.remove(&self.logs, index);
         let nothing = Log::new(Origin::new("", ""), Path::new("").into(), 0);
         let log = std::mem::replace(&mut self.logs[index], nothing);
         self.free.push(index);
-        self.by_path.remove(&log.path);
         if !log.generations.is_empty() {
             self.state.stage_forget(&log.path);
         }

@@ -114,6 +114,8 @@ impl Stat {
 
     /// `stat` of an open file.
     pub(crate) fn of_file(file: &File) -> io::Result<Self> {
+        #[cfg(test)]
+        refuse_stale(file)?;
         file.metadata().map(|metadata| Self::of(&metadata))
     }
 
@@ -139,8 +141,25 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
+/// Whether an error says that an open file is no file any more: on NFS, after it was deleted or the server came
+/// back without it. The handle will never work again; the file may still be at its path.
+pub(crate) fn is_stale(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::STALE)
+}
+
+/// Tests have no NFS: a file that was opened with `O_SYNC`, as nothing else is here, plays a stale one.
+#[cfg(test)]
+fn refuse_stale(file: &File) -> io::Result<()> {
+    match rustix::fs::fcntl_getfl(file)?.contains(OFlags::SYNC) {
+        true => Err(Errno::STALE.into()),
+        false => Ok(()),
+    }
+}
+
 /// Reads at most `length` bytes at `position`, fewer only where the file ends.
 pub(crate) fn read_at(file: &File, position: u64, length: usize) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    refuse_stale(file)?;
     let mut bytes = Vec::with_capacity(length);
     while bytes.len() < length {
         let at = position + bytes.len() as u64;

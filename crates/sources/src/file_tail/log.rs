@@ -1,18 +1,19 @@
 //! One log and how far it has been read: [`Log`].
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use fshipper_pipeline::{Batch, Complaint, Epoch, Origin, Position};
 
 use super::contents::Peeks;
-use super::identity::{FileId, Fingerprint, Marker};
+use super::identity::{FileId, Marker, Stat};
 use super::place::Place;
 use super::reading::Reading;
+use super::rotation::{Held, LazyRotation};
 use super::state::{Generation, Known};
 
 /// Finished generations beyond this many are forgotten, the oldest first. Files older than the one that is
@@ -55,38 +56,12 @@ pub(crate) struct Log {
     /// An offset of the current generation at or before which the content is known, and the marker there.
     pub(crate) mark: Option<(u64, Marker)>,
     pub(crate) stage: Stage,
-    /// Paths besides its own that may hold files of this log: rotated siblings, files followed by a rename.
-    pub(crate) members: BTreeSet<PathBuf>,
-    /// Files among them that need not be looked into again: they hold nothing new.
-    pub(crate) passed: BTreeSet<FileId>,
-    /// Files among them that were compared with the one being read, and their sizes then.
-    pub(crate) compared: BTreeMap<FileId, u64>,
+    /// What is around that: most logs have nothing of it.
+    pub(crate) rotation: LazyRotation,
     /// What was found in its compressed files; most logs have none.
     pub(crate) peeks: OnceCell<Arc<Peeks>>,
-    /// Files that come after the current one, oldest first, held open so that deleting them loses nothing.
-    pub(crate) held: Vec<Held>,
-    /// The file that was finished last, until what comes next was looked for.
-    pub(crate) finished: Option<File>,
-    /// The file that was finished last, should somebody still write into it.
-    pub(crate) behind: Option<Box<Behind>>,
-    /// Losses, before anything that is read later.
-    pub(crate) outbox: VecDeque<Batch>,
-    /// The file that was read last; it differs from the generation's when a copy had to do.
-    pub(crate) last_read: Option<FileId>,
-    /// A file that held the current generation and was cut or overwritten: it is not looked into again.
-    pub(crate) replaced: Option<FileId>,
-    /// Where the current generation ended when its file was last seen.
-    pub(crate) seen_end: Option<u64>,
-    /// Since when the current generation's file is looked for in vain.
-    pub(crate) missing_since: Option<Instant>,
-    /// Since when a look at its files and the listing of their directory do not agree.
-    pub(crate) unsure_since: Option<Instant>,
-    /// Since when a file that waits is known to have been cut.
-    pub(crate) cut_since: Option<Instant>,
-    /// When the file that was finished last was last written to.
-    pub(crate) read_modified: Option<SystemTime>,
-    /// What its own path looked like at the last look.
-    pub(crate) last_look: Option<(FileId, u64, SystemTime)>,
+    /// What stood at its own path at the last look.
+    pub(crate) last_look: Option<Look>,
     /// Whether its earlier generations are unknown: the state log was lost.
     pub(crate) is_rebuilt: bool,
     pub(crate) is_ready: bool,
@@ -95,11 +70,13 @@ pub(crate) struct Log {
     /// Up to where the present epoch is durable at the far end, as far as it has told.
     pub(crate) floor: Option<u64>,
     /// Up to where it is durable at the other end of its hop, as far as that has told.
-    pub(crate) committed: Option<u64>,
-    /// Whether a compressed file that may hold something unread was reported.
-    pub(crate) has_warned: bool,
+    pub(crate) committed: u64,
     pub(crate) complaint: Complaint,
 }
+
+/// What `stat` said of a file, as a hash: it tells whether that has changed since, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look(NonZeroU64);
 
 /// What is being done with a log.
 #[derive(Debug)]
@@ -112,41 +89,12 @@ pub(crate) enum Stage {
     Over,
 }
 
-/// A file that waits for its turn.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) id: FileId,
-    pub(crate) path: Arc<Path>,
-    /// Its size at the last look.
-    pub(crate) size: u64,
-    /// When it was changed last; `None` when it was not looked into.
-    pub(crate) modified: Option<SystemTime>,
-    /// `None` when too many are open.
-    pub(crate) file: Option<Arc<File>>,
-    /// Since when one that is not open is nowhere.
-    pub(crate) gone_since: Option<Instant>,
-    /// Its beginning at the last look.
-    pub(crate) fingerprint: Fingerprint,
-    /// What it held each time before it was truncated or written anew while it waited.
-    pub(crate) cuts: Vec<Cut>,
-}
-
-/// Bytes that a waiting file held, and does not hold any more.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cut {
-    pub(crate) size: u64,
-    pub(crate) fingerprint: Fingerprint,
-}
-
-/// A file that was finished and still stands at a path.
-#[derive(Debug)]
-pub(crate) struct Behind {
-    pub(crate) id: FileId,
-    pub(crate) path: Arc<Path>,
-    /// How much of it is accounted for.
-    pub(crate) size: u64,
-    /// When more of it may be reported again.
-    pub(crate) not_before: Option<Instant>,
+impl Look {
+    pub(crate) fn of(stat: &Stat) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (stat.id, stat.size, stat.modified).hash(&mut hasher);
+        Self(NonZeroU64::new(hasher.finish()).unwrap_or(NonZeroU64::MIN))
+    }
 }
 
 impl Log {
@@ -163,28 +111,14 @@ impl Log {
             reached: 0,
             mark: None,
             stage: Stage::Over,
-            members: BTreeSet::new(),
-            passed: BTreeSet::new(),
-            compared: BTreeMap::new(),
+            rotation: LazyRotation::default(),
             peeks: OnceCell::new(),
-            held: Vec::new(),
-            finished: None,
-            behind: None,
-            outbox: VecDeque::new(),
-            last_read: None,
-            replaced: None,
-            seen_end: None,
-            missing_since: None,
-            unsure_since: None,
-            cut_since: None,
-            read_modified: None,
             last_look: None,
             is_rebuilt: false,
             is_ready: false,
             awaits_release: false,
             floor: None,
-            committed: None,
-            has_warned: false,
+            committed: 0,
             complaint: Complaint::default(),
         }
     }
@@ -304,7 +238,7 @@ impl Log {
         if let Some(place) = self.place(true) {
             batch.place = place.encode();
         }
-        self.outbox.push_back(batch);
+        self.rotation.make().outbox.push_back(batch);
     }
 
     /// Records that bytes which belong somewhere before the present offset can never be read. What is being
@@ -315,7 +249,7 @@ impl Log {
         if let Some(place) = self.place(false) {
             batch.place = place.encode();
         }
-        self.outbox.push_back(batch);
+        self.rotation.make().outbox.push_back(batch);
     }
 
     /// Adds a generation that is never read, and of which nothing more comes.
@@ -323,13 +257,35 @@ impl Log {
         self.generations.push(generation);
         self.current = self.generations.len() - 1;
         self.mark = None;
-        self.seen_end = None;
+        self.rotation.clear(|rotation| rotation.seen_end = None);
         self.prune();
     }
 
     /// How many of the files that wait are open.
     pub(crate) fn open_held(&self) -> usize {
-        self.held.iter().filter(|held| held.file.is_some()).count()
+        self.rotation.held.iter().filter(|held| held.file.is_some()).count()
+    }
+
+    /// The file that is being read, or was read last; it differs from the generation's when a copy had to do.
+    pub(crate) fn last_read(&self) -> Option<FileId> {
+        let is_read = || match &self.stage {
+            Stage::Reading(reading) => Some(reading.id),
+            Stage::Locate | Stage::Over => None,
+        };
+        self.rotation.last_read.or_else(is_read)
+    }
+
+    /// Reads no more of the file that is being read, if any is. What was done is returned.
+    pub(crate) fn stop_reading(&mut self, next: Stage) -> Stage {
+        if let Some(last) = self.last_read() {
+            self.rotation.make().last_read = Some(last);
+        }
+        std::mem::replace(&mut self.stage, next)
+    }
+
+    /// The file that waits for its turn first.
+    pub(crate) fn first_held(&mut self) -> Option<&mut Held> {
+        self.rotation.if_any()?.held.first_mut()
     }
 
     /// Adds the next generation and makes it the current one.
@@ -339,12 +295,15 @@ impl Log {
         self.generations.push(generation);
         self.current = self.generations.len() - 1;
         self.mark = None;
-        self.seen_end = None;
-        self.missing_since = None;
-        self.last_read = Some(reading.id);
-        self.replaced = None;
-        self.compared.clear();
-        self.held.retain(|held| held.id != reading.id);
+        if let Some(rotation) = self.rotation.if_any() {
+            rotation.last_read = None;
+            rotation.seen_end = None;
+            rotation.gone_since = None;
+            rotation.missing_since = None;
+            rotation.replaced = None;
+            rotation.compared.clear();
+            rotation.held.retain(|held| held.id != reading.id);
+        }
         self.stage = Stage::Reading(reading);
         self.prune();
     }
@@ -363,6 +322,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file_tail::identity::Fingerprint;
 
     fn remembered(count: u64, floor: Option<u64>) -> Vec<u64> {
         let mut log = Log::new(Origin::new("host", "/log"), Path::new("/log").into(), 0);
@@ -375,6 +335,12 @@ mod tests {
         }
         assert_eq!(log.current + 1, log.generations.len());
         log.generations.iter().map(|generation| generation.base).collect()
+    }
+
+    /// There may be ten thousand of them, and most are idle.
+    #[test]
+    fn a_log_and_its_generation_take_less_than_half_a_kilobyte() {
+        assert!(size_of::<Log>() + size_of::<Generation>() <= 480);
     }
 
     #[test]

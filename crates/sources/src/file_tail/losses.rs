@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::candidates::{Candidate, holds, is_known, position_of_current};
 use super::contents::Reach;
 use super::identity::{Fingerprint, Stat, nanoseconds};
-use super::log::{Behind, Held, Log, Now};
+use super::log::{Log, Now};
+use super::rotation::{Behind, Held};
 use super::siblings;
 use super::state::Generation;
 use super::tail::Tail;
@@ -26,18 +27,19 @@ impl Tail {
     /// else it is looked for again.
     pub(super) fn miss(&mut self, index: usize, live: Option<&Stat>, now: Now) -> bool {
         let log = &mut self.logs[index];
-        let Some(generation) = log.generation().copied() else { return true };
-        let known_end = log.next_base().or(generation.end.map(|end| end.0)).or(log.seen_end);
+        let Some(generation) = log.generation().cloned() else { return true };
+        let known_end = log.next_base().or(generation.end.map(|end| end.0)).or(log.rotation.seen_end);
         let missing = known_end.map(|end| end.saturating_sub(log.offset));
         let is_cut = live.is_some_and(|live| live.id.same(&generation.id));
-        let since = *log.missing_since.get_or_insert(now.instant);
+        let since = *log.rotation.make().missing_since.get_or_insert(now.instant);
         if missing != Some(0) && !is_cut && !self.is_searched(index, since, now) {
             return false;
         }
         let log = &mut self.logs[index];
-        log.missing_since = None;
+        let rotation = log.rotation.make();
+        rotation.missing_since = None;
         // The inode may hold something newer by now.
-        log.last_read = None;
+        rotation.last_read = None;
         if missing != Some(0) {
             let reason = match (is_cut, has_compressed(log)) {
                 (true, _) => "the file was truncated or overwritten before it was read to its end",
@@ -54,22 +56,22 @@ impl Tail {
     /// Files that waited for their turn without being held open, and are nowhere now, are lost. Whether what
     /// comes next may begin; else one of them may only have been renamed.
     pub(super) fn lose_vanished(&mut self, index: usize, files: &[Candidate], now: Now) -> io::Result<bool> {
-        while let Some(first) = self.logs[index].held.first_mut() {
+        while let Some(first) = self.logs[index].first_held() {
             if first.file.is_some() || files.iter().any(|file| file.stat.id == first.id) {
                 first.gone_since = None;
                 break;
             }
             if was_compressed(first, files)? {
-                self.logs[index].held.remove(0);
+                self.logs[index].rotation.make().held.remove(0);
                 continue;
             }
-            let first = &mut self.logs[index].held[0];
+            let first = &mut self.logs[index].rotation.make().held[0];
             let since = *first.gone_since.get_or_insert(now.instant);
             if !self.is_searched(index, since, now) {
                 return Ok(false);
             }
             let log = &mut self.logs[index];
-            let mut gone = log.held.remove(0);
+            let mut gone = log.rotation.make().held.remove(0);
             if siblings::is_gzip(&gone.path) {
                 // Nobody knows how much it held.
                 gone.size = 0;
@@ -90,7 +92,7 @@ impl Tail {
             let what = if has_compressed(log) { "compressed or deleted" } else { "deleted" };
             log.lose(gone.size, format!("`{}` was {what} while it waited to be read", gone.path.display()));
         }
-        if !self.logs[index].outbox.is_empty() {
+        if !self.logs[index].rotation.outbox.is_empty() {
             self.make_ready(index);
         }
         Ok(true)
@@ -114,8 +116,9 @@ impl Tail {
         };
         self.state.stage_generation(&log.path, log.epoch, &generation);
         log.pass_by(generation);
-        log.passed.insert(id);
-        log.held.retain(|held| held.id != id);
+        let rotation = log.rotation.make();
+        rotation.passed.insert(id);
+        rotation.held.retain(|held| held.id != id);
         log.lose(0, format!("`{}` is damaged: nothing of it can be read", file.path.display()));
         self.own(id, index);
         self.make_ready(index);
@@ -144,7 +147,7 @@ impl Tail {
         }
         self.warn_of_compressed(index, now);
         let log = &self.logs[index];
-        let Some(last) = log.generation().copied() else { return Ok(()) };
+        let Some(last) = log.generation().cloned() else { return Ok(()) };
         let is_own = |file: &Candidate| self.by_id.get(&file.stat.id) == Some(&index);
         let has_place = |file: &&Candidate| !file.is_live && !is_own(file);
         let mut lost = Vec::new();
@@ -194,10 +197,10 @@ impl Tail {
     /// may hold what nobody read is reported, once for each log.
     fn warn_of_compressed(&mut self, index: usize, now: Now) {
         let log = &self.logs[index];
-        if log.has_warned {
+        if log.rotation.has_warned {
             return;
         }
-        let read_until = match (log.read_modified, log.generation()) {
+        let read_until = match (log.rotation.read_modified, log.generation()) {
             (Some(modified), Some(_)) => Some(nanoseconds(modified)),
             (None, Some(last)) => Some(last.began),
             (_, None) => None,
@@ -210,7 +213,7 @@ impl Tail {
                 is_selected && ignore_older.is_none_or(|limit| age <= limit)
             }
         };
-        let mut compressed = log.members.iter().filter(|path| siblings::is_compressed(path));
+        let mut compressed = log.rotation.members.iter().filter(|path| siblings::is_compressed(path));
         let unread = compressed.find(|path| {
             let is_selected = self.options.patterns.owner(path).is_some();
             let is_read = is_selected && siblings::is_gzip(path);
@@ -222,20 +225,21 @@ impl Tail {
                 "`{path}` may hold lines of `{origin}` that were not read: compressed files are, \
                  when gzip made them and a pattern selects them"
             );
-            self.logs[index].has_warned = true;
+            self.logs[index].rotation.make().has_warned = true;
         }
     }
 
     /// What is appended to a finished file comes too late: that is recorded, and the file watched on.
     pub(super) fn report_late(&mut self, index: usize, files: &[Candidate], now: Now) -> io::Result<()> {
         let log = &mut self.logs[index];
-        let not_before = log.behind.take().and_then(|behind| behind.not_before);
+        let behind = log.rotation.if_any().and_then(|rotation| rotation.behind.take());
+        let not_before = behind.and_then(|behind| behind.not_before);
         let is_due = self.is_ending || not_before.is_none_or(|not_before| now.instant >= not_before);
         let mut latest: Option<(usize, Behind)> = None;
         for file in files.iter().filter(|file| !file.is_live && !file.is_packed()) {
             let of_file = log.generations.iter().rposition(|known| known.id.same(&file.stat.id));
             let Some(number) = of_file.filter(|number| *number < log.current) else { continue };
-            let generation = log.generations[number];
+            let generation = log.generations[number].clone();
             let (end, mark) = match generation.end {
                 Some((end, marker)) => (end, marker.map(|marker| (end, marker))),
                 None => (log.generations[number + 1].base, None),
@@ -265,7 +269,9 @@ impl Tail {
                 latest = Some((number, Behind { id, path, size, not_before }));
             }
         }
-        log.behind = latest.map(|(_, behind)| Box::new(behind));
+        if let Some((_, behind)) = latest {
+            log.rotation.make().behind = Some(behind);
+        }
         Ok(())
     }
 }
@@ -286,5 +292,5 @@ fn was_compressed(gone: &Held, files: &[Candidate]) -> io::Result<bool> {
 
 /// Whether a sibling is compressed: a file that is nowhere has probably become one.
 fn has_compressed(log: &Log) -> bool {
-    log.members.iter().any(|path| siblings::is_compressed(path))
+    log.rotation.members.iter().any(|path| siblings::is_compressed(path))
 }

@@ -10,6 +10,7 @@ use fshipper_pipeline::{Checkpoint, Complaint};
 use super::discovery::Discovery;
 use super::log::Now;
 use super::open_files::OpenFiles;
+use super::paths::LogsByPath;
 use super::restoring::positions;
 use super::state::StateLog;
 use super::tail::{Options, TICK, Tail};
@@ -38,7 +39,7 @@ impl Tail {
             state,
             discovery,
             dormant: HashMap::new(),
-            by_path: HashMap::new(),
+            by_path: LogsByPath::default(),
             by_member: HashMap::new(),
             by_id: HashMap::new(),
             inodes: HashSet::new(),
@@ -79,7 +80,7 @@ impl Tail {
             }
             let index = tail.add_log(&path, table);
             tail.logs[index].reached = reached.unwrap_or(0);
-            tail.logs[index].committed = position.map(|position| position.offset);
+            tail.logs[index].committed = position.map_or(0, |position| position.offset);
             match (&known, history) {
                 (Some(known), Some(history)) if known.epoch != history.current.epoch => {
                     rivals.push((index, (*history).clone()));

@@ -1,6 +1,7 @@
 //! The file of a log that is being read: [`Reading`].
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -32,8 +33,6 @@ pub(crate) struct Reading {
     pub(crate) text: TextEnd,
     /// Whether it was said that it ends in zeros.
     pub(crate) has_told_zeros: bool,
-    /// Since when it is at no path that is listed.
-    pub(crate) gone_since: Option<Instant>,
     /// When it last grew.
     pub(crate) grown: Instant,
     /// Up to this byte of the file no line ends, but for those that are judged.
@@ -84,19 +83,23 @@ impl Reading {
     }
 
     /// After a read failed: what stands at its place can be opened again at any time; what was renamed is let
-    /// go only for another handle on the same file.
-    pub(crate) fn open_anew(&mut self) {
+    /// go only for another handle on the same file, or when its own will never work again.
+    pub(crate) fn open_anew(&mut self, error: &io::Error) {
         self.unpacking = None;
+        let is_stale = identity::is_stale(error);
         match self.whereabouts {
             Whereabouts::Home => self.file = None,
-            Whereabouts::Moved => {
+            Whereabouts::Moved | Whereabouts::Copy if !self.is_packed => {
                 let is_same = |file: &File| Stat::of_file(file).is_ok_and(|stat| stat.id == self.id);
-                if let Some(file) = identity::open(&self.path).ok().filter(is_same) {
-                    self.file = Some(file);
+                match identity::open(&self.path).ok().filter(is_same) {
+                    Some(file) => self.file = Some(file),
+                    None if is_stale => self.file = None,
+                    None => {}
                 }
             }
+            Whereabouts::Gone if is_stale => self.file = None,
             Whereabouts::Gone => self.is_failing = true,
-            Whereabouts::Copy => {}
+            Whereabouts::Moved | Whereabouts::Copy => {}
         }
     }
 
@@ -114,7 +117,6 @@ impl Reading {
             whereabouts,
             size: stat.size,
             sound_end: stat.size,
-            gone_since: None,
             modified: stat.modified,
             text: TextEnd::new(stat.size),
             has_told_zeros: false,

@@ -26,7 +26,7 @@ impl Tail {
     pub(super) fn resolve(&mut self, index: usize, history: &History, now: Now) {
         let log = &self.logs[index];
         let mut rival = Log::new(log.origin.clone(), log.path.clone(), log.table);
-        rival.members = log.members.clone();
+        rival.rotation.make().members = log.rotation.members.clone();
         rival.resume(None, Some(&history.current));
         let gathered = candidates::gather(&rival, &self.options.patterns, now);
         let located = gathered.and_then(|files| candidates::locate(&rival, &files));

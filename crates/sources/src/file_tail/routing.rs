@@ -16,7 +16,7 @@ impl Tail {
     /// Gives each path that changed to the log it concerns.
     pub(super) fn route(&mut self, mut changes: Vec<Change>) {
         // Logs before their siblings, whose names are longer; logs that are known first of all.
-        let is_new = |change: &Change| !self.by_path.contains_key(change.path.as_path());
+        let is_new = |change: &Change| self.log_at(&change.path).is_none();
         changes.sort_by_cached_key(|change| {
             (is_new(change), change.path.as_os_str().len(), change.path.clone())
         });
@@ -27,7 +27,7 @@ impl Tail {
 
     fn route_one(&mut self, change: Change) {
         let Change { path, now } = change;
-        if let Some(&index) = self.by_path.get(path.as_path()) {
+        if let Some(index) = self.log_at(&path) {
             self.unsettled.insert(index);
             let Some(id) = now else { return };
             match self.by_id.get(&id) {
@@ -40,12 +40,14 @@ impl Tail {
             return;
         }
         if let Some(index) = self.by_member.remove(&path) {
-            self.logs[index].members.remove(&path);
+            self.logs[index].rotation.clear(|rotation| {
+                rotation.members.remove(&path);
+            });
             self.unsettled.insert(index);
         }
         let Some(id) = now else { return };
         let primaries = siblings::primaries(&path);
-        let primary = primaries.iter().find_map(|(primary, _)| self.by_path.get(primary.as_path())).copied();
+        let primary = primaries.iter().find_map(|(primary, _)| self.log_at(primary));
         match self.by_id.get(&id).copied() {
             Some(index) if primary == Some(index) || self.is_of(index, &path, id) => {
                 return self.add_member(index, &path);
@@ -69,13 +71,13 @@ impl Tail {
 
     pub(super) fn add_log(&mut self, path: &Path, table: usize) -> usize {
         let path: Arc<Path> = path.into();
-        let mut log = Log::new(self.options.origin(&path), path.clone(), table);
+        let mut log = Log::new(self.options.origin(&path), path, table);
         if let Some(position) = self.dormant.remove(&log.origin) {
             log.resume(None, Some(&position));
-            log.committed = Some(position.offset);
+            log.committed = position.offset;
             // Nothing is missing, whatever is there now.
             log.is_rebuilt = false;
-            log.seen_end = Some(log.offset);
+            log.rotation.make().seen_end = Some(log.offset);
         }
         let index = match self.free.pop() {
             Some(index) => {
@@ -87,13 +89,13 @@ impl Tail {
                 self.logs.len() - 1
             }
         };
-        self.by_path.insert(path, index);
+        self.by_path.insert(&self.logs, index);
         self.unsettled.insert(index);
         index
     }
 
     fn add_member(&mut self, index: usize, path: &Path) {
-        self.logs[index].members.insert(path.to_owned());
+        self.logs[index].rotation.make().members.insert(path.to_owned());
         self.by_member.insert(path.to_owned(), index);
         self.unsettled.insert(index);
     }

@@ -2,6 +2,7 @@
 //!
 //! A log is settled again whenever something about its files changed. Nothing here reads what is shipped.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 
@@ -9,12 +10,15 @@ use anyhow::{Context as _, Result};
 
 use super::candidates::{self, Candidate, Located};
 use super::identity::{self, FileId, Fingerprint, nanoseconds};
-use super::log::{Now, Stage};
+use super::log::{Look, Now, Stage};
 use super::reading::{Reading, Whereabouts};
 use super::state::Generation;
 use super::tail::Tail;
 use super::text::head_of_text;
 use super::waiting::look_at_held;
+
+/// At most so many generations begin together: until they are recorded they take memory, and so does the record.
+const BEGIN_AT_ONCE: usize = 2048;
 
 /// A generation about to begin.
 struct Begin {
@@ -24,13 +28,25 @@ struct Begin {
 }
 
 impl Tail {
-    /// Settles what is unsettled. All generations that begin are recorded together, before any is read.
+    /// Settles what is unsettled. Generations that begin are recorded together, before any is read.
     pub(super) fn settle_all(&mut self, now: Now) -> Result<()> {
-        if self.unsettled.is_empty() {
-            return Ok(());
+        let mut unsettled = std::mem::take(&mut self.unsettled);
+        while !unsettled.is_empty() {
+            let begins = self.settle_some(&mut unsettled, now);
+            if let Err(error) = self.begin(begins) {
+                self.unsettled.append(&mut unsettled);
+                return Err(error);
+            }
         }
+        Ok(())
+    }
+
+    /// Settles these logs, until enough of them have a generation to begin.
+    fn settle_some(&mut self, unsettled: &mut BTreeSet<usize>, now: Now) -> Vec<Begin> {
         let mut begins = Vec::new();
-        for index in std::mem::take(&mut self.unsettled) {
+        while begins.len() < BEGIN_AT_ONCE
+            && let Some(index) = unsettled.pop_first()
+        {
             match self.settle(index, now) {
                 Ok(Some(mut begin)) => {
                     // Thousands may begin together; what stands at its place can be opened again.
@@ -44,6 +60,11 @@ impl Tail {
                 Err(error) => self.complain(index, &error),
             }
         }
+        begins
+    }
+
+    /// Records generations, and begins to read them.
+    fn begin(&mut self, begins: Vec<Begin>) -> Result<()> {
         if begins.is_empty() {
             return Ok(());
         }
@@ -83,12 +104,13 @@ impl Tail {
     /// Finds out what a log is read from; a generation to begin, if it is time for one.
     fn settle(&mut self, index: usize, now: Now) -> io::Result<Option<Begin>> {
         loop {
+            self.let_go_of_stale(index);
             let log = &mut self.logs[index];
             let files = candidates::gather(log, &self.options.patterns, now)?;
             let live = files.iter().find(|file| file.is_live).map(|file| file.stat);
-            log.last_look = live.map(|stat| (stat.id, stat.size, stat.modified));
+            log.last_look = live.as_ref().map(Look::of);
             self.report_late(index, &files, now)?;
-            if !self.logs[index].outbox.is_empty() {
+            if !self.logs[index].rotation.outbox.is_empty() {
                 self.make_ready(index);
             }
             let log = &mut self.logs[index];
@@ -112,12 +134,11 @@ impl Tail {
                 Stage::Reading(reading) => {
                     let found = files.iter().rev().find(|file| file.stat.id == reading.id);
                     let was_home = reading.whereabouts == Whereabouts::Home;
+                    let is_copy = reading.is_packed || reading.whereabouts == Whereabouts::Copy;
                     reading.whereabouts = match found {
-                        // A compressed file that waits to be opened may vanish.
-                        None if reading.is_packed && reading.is_closed() => Whereabouts::Gone,
-                        _ if reading.is_packed || reading.whereabouts == Whereabouts::Copy => {
-                            Whereabouts::Copy
-                        }
+                        // One that waits to be opened, or opened again, may vanish.
+                        None if is_copy && reading.is_closed() => Whereabouts::Gone,
+                        _ if is_copy => Whereabouts::Copy,
                         Some(file) if file.is_live => Whereabouts::Home,
                         Some(_) => Whereabouts::Moved,
                         None => Whereabouts::Gone,
@@ -130,22 +151,26 @@ impl Tail {
                         reading.grown = now.instant;
                     }
                     let is_gone = reading.whereabouts == Whereabouts::Gone;
-                    let gone_since = reading.gone_since.filter(|_| is_gone).unwrap_or(now.instant);
-                    reading.gone_since = is_gone.then_some(gone_since);
+                    if !is_gone {
+                        log.rotation.clear(|rotation| rotation.gone_since = None);
+                    }
+                    let gone_since =
+                        is_gone.then(|| *log.rotation.make().gone_since.get_or_insert(now.instant));
                     let (whereabouts, is_closed) = (reading.whereabouts, reading.is_closed());
                     let is_failing = reading.is_failing;
-                    let is_given_up = is_gone && is_closed && self.is_searched(index, gone_since, now);
+                    let is_given_up =
+                        is_closed && gone_since.is_some_and(|since| self.is_searched(index, since, now));
                     let log = &mut self.logs[index];
                     match whereabouts {
                         Whereabouts::Home => {
                             self.open_files.held -= log.open_held();
-                            log.held.clear();
+                            log.rotation.clear(|rotation| rotation.held.clear());
                             return Ok(None);
                         }
                         _ if is_given_up => {
                             log.note_end();
-                            log.missing_since = Some(gone_since);
-                            log.stage = Stage::Locate;
+                            log.rotation.make().missing_since = gone_since;
+                            log.stop_reading(Stage::Locate);
                         }
                         // Replaced by a file that continues it, as editors and rsync do.
                         Whereabouts::Gone if is_failing || (is_at_last && live.is_some()) => {
@@ -168,7 +193,7 @@ impl Tail {
                 Stage::Over if !is_at_last => {
                     log.current += 1;
                     log.mark = None;
-                    log.seen_end = None;
+                    log.rotation.clear(|rotation| rotation.seen_end = None);
                     log.stage = Stage::Locate;
                 }
                 Stage::Over => return self.settle_next(index, files, now),
@@ -183,7 +208,7 @@ impl Tail {
         }
         self.note_copies(index, &files)?;
         let log = &mut self.logs[index];
-        log.finished = None;
+        log.rotation.clear(|rotation| rotation.finished = None);
         // Somebody else's file may stand at this path, or the last one may have come back.
         let is_mine = |file: &Candidate| {
             !file.is_live || self.by_id.get(&file.stat.id).is_none_or(|owner| *owner == index)
@@ -250,8 +275,11 @@ impl Tail {
             }
             self.state.stage_generation(&log.path, log.epoch, &log.generations[current]);
         }
-        log.last_read = Some(stat.id);
-        log.missing_since = None;
+        if let Some(rotation) = log.rotation.if_any() {
+            rotation.last_read = None;
+            rotation.gone_since = None;
+            rotation.missing_since = None;
+        }
         log.stage = Stage::Reading(match opened.packed {
             Some(_) => Reading::packed(path, &stat, now),
             None => Reading::new(path, opened.file, &stat, whereabouts, now),
@@ -268,12 +296,12 @@ impl Tail {
         let (current, is_last) = (log.current, log.is_at_last());
         let mut zeros = 0;
         if let Stage::Reading(reading) = &mut log.stage {
-            log.read_modified = Some(reading.modified);
+            log.rotation.make().read_modified = Some(reading.modified);
             reading.tell_zeros();
             zeros = reading.text.zeros();
         }
         let end = (log.offset, log.mark.filter(|mark| mark.0 == log.offset).map(|mark| mark.1));
-        log.finished = match std::mem::replace(&mut log.stage, Stage::Over) {
+        log.rotation.make().finished = match log.stop_reading(Stage::Over) {
             Stage::Reading(Reading { whereabouts: Whereabouts::Moved | Whereabouts::Gone, file, .. }) => file,
             _ => None,
         };

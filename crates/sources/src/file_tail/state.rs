@@ -35,7 +35,7 @@ const VERSION: u32 = 1;
 const COMPACT_ABOVE_BYTES: u64 = 256 << 10;
 
 /// One physical life of the file behind a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Generation {
     /// The offset of the first byte that is read of it.
     pub(crate) base: u64,
@@ -48,8 +48,8 @@ pub(crate) struct Generation {
     /// How many bytes behind its end are accounted for: zeros, and what came when the next one had begun, which
     /// is recorded as lost.
     pub(crate) late: u64,
-    /// A copy of it that was seen, and lacks the end.
-    pub(crate) copied: Option<Copied>,
+    /// A copy of it that was seen, and lacks the end: of few there is one.
+    pub(crate) copied: Option<Box<Copied>>,
     /// Once it is finished: the offset behind its last byte, and the bytes before it.
     pub(crate) end: Option<(u64, Option<Marker>)>,
 }
@@ -259,7 +259,8 @@ fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &G
     if *late > 0 {
         *text += &format!(" late={late}");
     }
-    if let Some(Copied { id, length, marker }) = copied {
+    if let Some(copied) = copied {
+        let Copied { id, length, marker } = **copied;
         let FileId { device, inode, born } = id;
         let Marker { length: marked, hash } = marker;
         *text += &format!(" copy={device}.{inode}.{born}:{length}:{marked}:{hash:016x}");
@@ -285,7 +286,7 @@ fn read_generation<'a>(words: impl Iterator<Item = &'a str>) -> Option<Generatio
             "id" => id = Some(decode_id(value)?),
             "began" => began = value.parse().ok()?,
             "late" => late = value.parse().ok()?,
-            "copy" => copied = Some(decode_copied(value)?),
+            "copy" => copied = Some(Box::new(decode_copied(value)?)),
             "end" => end = Some(value.parse().ok()?),
             "mark" => marker = Some(decode_marker(value)?),
             _ => {}
@@ -369,7 +370,7 @@ mod tests {
 
     fn written(folder: &Path) -> Remembered {
         let (mut log, _) = StateLog::open(folder).unwrap();
-        let copied = Some(Copied { id: generation(9).id, length: 70, marker: Marker::of(b"copy") });
+        let copied = Some(Box::new(Copied { id: generation(9).id, length: 70, marker: Marker::of(b"copy") }));
         let finished =
             Generation { late: 4, copied, end: Some((7, Some(Marker::of(b"tail")))), ..generation(0) };
         log.stage_generation(&odd_path(), Epoch(5), &generation(0));

@@ -27,8 +27,9 @@ use super::candidates;
 use super::discovery::Discovery;
 use super::identity::{FileId, Stat};
 use super::lines::Lines;
-use super::log::{Log, Now, Stage};
+use super::log::{Log, Look, Now, Stage};
 use super::open_files::OpenFiles;
+use super::paths::LogsByPath;
 use super::patterns::Patterns;
 use super::reading::Whereabouts;
 use super::state::{Known, StateLog};
@@ -89,7 +90,7 @@ pub(crate) struct Tail {
     /// Logs that were finished, are gone, and may come back: where they stand.
     pub(super) dormant: HashMap<Origin, Position>,
     /// The log at each path.
-    pub(super) by_path: HashMap<Arc<Path>, usize>,
+    pub(super) by_path: LogsByPath,
     /// The log that each member path belongs to.
     pub(super) by_member: HashMap<PathBuf, usize>,
     /// The log that each file belongs to.
@@ -205,7 +206,7 @@ impl Tail {
     /// Takes note of how far a log is durable at the far end.
     pub(crate) fn set_floor(&mut self, origin: &Origin, floor: &Position) {
         let path = Path::new(OsStr::from_bytes(origin.path()));
-        if let Some(&index) = self.by_path.get(path)
+        if let Some(index) = self.log_at(path)
             && self.logs[index].origin == *origin
             && self.logs[index].epoch == floor.epoch
         {
@@ -216,12 +217,17 @@ impl Tail {
     /// Takes note of how far a log is durable at the other end of its hop.
     pub(crate) fn set_committed(&mut self, origin: &Origin, committed: &Position) {
         let path = Path::new(OsStr::from_bytes(origin.path()));
-        if let Some(&index) = self.by_path.get(path)
+        if let Some(index) = self.log_at(path)
             && self.logs[index].origin == *origin
             && self.logs[index].epoch == committed.epoch
         {
-            self.logs[index].committed = Some(committed.offset);
+            self.logs[index].committed = committed.offset;
         }
+    }
+
+    /// The log at a path.
+    pub(super) fn log_at(&self, path: &Path) -> Option<usize> {
+        self.by_path.get(&self.logs, path)
     }
 
     /// Looks at everything whose turn it is.
@@ -299,14 +305,13 @@ impl Tail {
             }
         };
         // A late writer leaves no trace in the directory.
-        if let Some(behind) = &log.behind
+        if let Some(behind) = &log.rotation.behind
             && behind.not_before.is_none_or(|not_before| self.last_tick >= not_before)
             && Stat::of_path(&behind.path).is_ok_and(|stat| stat.id == behind.id && stat.size > behind.size)
         {
             self.unsettled.insert(index);
         }
-        let look = stat.map(|stat| (stat.id, stat.size, stat.modified));
-        let has_changed = look != log.last_look;
+        let has_changed = |log: &Log| stat.as_ref().map(Look::of) != log.last_look;
         match &log.stage {
             Stage::Reading(reading) if reading.whereabouts == Whereabouts::Home => match stat {
                 Some(stat) if stat.id == reading.id => {
@@ -323,13 +328,13 @@ impl Tail {
                 }
             },
             Stage::Reading(_) => {
-                if has_changed {
+                if has_changed(log) {
                     self.unsettled.insert(index);
                 }
                 self.make_ready(index);
             }
             Stage::Locate | Stage::Over => {
-                if has_changed && stat.is_some() {
+                if has_changed(log) && stat.is_some() {
                     self.unsettled.insert(index);
                 }
             }

@@ -10,5 +10,6 @@ mod losses;
 mod random;
 mod restarts;
 mod rotations;
+mod stale;
 mod wake;
 mod zeros;

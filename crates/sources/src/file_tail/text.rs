@@ -25,10 +25,12 @@ pub(crate) const SEARCH_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub(crate) struct TextEnd {
     end: u64,
-    /// The size of the file at the last look; `None` before the first one.
-    size: Option<u64>,
+    /// The size of the file at the last look.
+    size: u64,
     /// While the end is searched, from the end of the file down: from here on there were only zeros.
     zeros_from: Option<NonZeroU64>,
+    /// Whether there was a look.
+    is_found: bool,
     /// Whether something was written during the search, perhaps where it had been already.
     is_stale: bool,
 }
@@ -36,7 +38,7 @@ pub(crate) struct TextEnd {
 impl TextEnd {
     /// Of a file of `size` bytes that nobody looked into.
     pub(crate) fn new(size: u64) -> Self {
-        Self { end: size, size: None, zeros_from: None, is_stale: false }
+        Self { end: size, size, zeros_from: None, is_found: false, is_stale: false }
     }
 
     /// Of a compressed file, all of which is decoded for that.
@@ -54,12 +56,12 @@ impl TextEnd {
             end = text_in(&piece, size, width).unwrap_or(end);
             size += piece.len() as u64;
         }
-        Ok(Self { end: end.min(size), size: Some(size), ..Self::new(size) })
+        Ok(Self { end: end.min(size), is_found: true, ..Self::new(size) })
     }
 
     /// Whether it was looked for.
     pub(crate) fn is_found(&self) -> bool {
-        self.size.is_some()
+        self.is_found
     }
 
     /// Where it was found last.
@@ -69,12 +71,12 @@ impl TextEnd {
 
     /// How many zeros stand behind it.
     pub(crate) fn zeros(&self) -> u64 {
-        self.size.map_or(0, |size| size - self.end)
+        self.size - self.end
     }
 
     /// Takes all of a file for text.
     pub(crate) fn take_all(&mut self, size: u64) {
-        *self = Self { size: Some(size), ..Self::new(size) };
+        *self = Self { is_found: true, ..Self::new(size) };
     }
 
     /// Finds the end of the text, at `from` or behind it, in a file of `size` bytes whose characters have
@@ -93,7 +95,7 @@ impl TextEnd {
         width: usize,
         is_touched: bool,
     ) -> io::Result<Option<u64>> {
-        let is_same = self.size == Some(size);
+        let is_same = self.is_found && self.size == size;
         if self.zeros_from.is_some() {
             self.is_stale |= is_touched || !is_same;
         } else {
@@ -114,9 +116,9 @@ impl TextEnd {
                 return Ok(Some(size));
             }
             // Nothing may be known of what is found, but for where nothing is searched.
-            *self = Self { end: from, size: Some(size), zeros_from: NonZeroU64::new(size), is_stale: false };
+            *self = Self { end: from, zeros_from: NonZeroU64::new(size), is_found: true, ..Self::new(size) };
         }
-        let Some(size) = self.size else { return Ok(None) };
+        let size = self.size;
         let Some(end) = self.search(file, width)? else { return Ok(None) };
         (self.end, self.zeros_from) = (end, None);
         self.follow(file, size, width).map(Some)

@@ -48,7 +48,7 @@ impl Tail {
     /// The next batch of a log, if it has one now.
     pub(super) fn turn(&mut self, index: usize, now: Now) -> Option<Batch> {
         let log = &mut self.logs[index];
-        if let Some(batch) = log.outbox.pop_front() {
+        if let Some(batch) = log.rotation.if_any().and_then(|rotation| rotation.outbox.pop_front()) {
             return Some(batch);
         }
         match self.read(index, now) {
@@ -56,7 +56,7 @@ impl Tail {
             Err(error) => {
                 // Some errors stay with the open file (a stale handle, for one): it is opened again, if it can be.
                 if let Stage::Reading(reading) = &mut self.logs[index].stage {
-                    reading.open_anew();
+                    reading.open_anew(&error);
                 }
                 self.complain(index, &error);
                 None
@@ -342,8 +342,8 @@ impl Tail {
     fn replace(&mut self, index: usize, now: Now) {
         let log = &mut self.logs[index];
         log.note_end();
-        if let Stage::Reading(reading) = std::mem::replace(&mut log.stage, Stage::Locate) {
-            log.replaced = Some(reading.id);
+        if let Stage::Reading(reading) = log.stop_reading(Stage::Locate) {
+            log.rotation.make().replaced = Some(reading.id);
         }
         self.discovery.look_again(&log.path);
         self.discover(now);
@@ -358,7 +358,7 @@ impl Log {
             && !reading.is_packed
         {
             let unread = reading.sound_end.saturating_sub(self.position());
-            self.seen_end = Some(self.offset + unread);
+            self.rotation.make().seen_end = Some(self.offset + unread);
         }
     }
 }

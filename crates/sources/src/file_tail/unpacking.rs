@@ -95,8 +95,8 @@ impl Tail {
             let mark = log.mark.filter(|mark| mark.0 == log.offset);
             if mark.is_some_and(|(_, marker)| !marker.matches(&unpacking.lead)) {
                 // Written anew since it was found.
-                log.replaced = Some(reading.id);
-                log.stage = Stage::Locate;
+                log.rotation.make().replaced = Some(reading.id);
+                log.stop_reading(Stage::Locate);
                 self.unsettled.insert(index);
                 return Ok(None);
             }
@@ -206,7 +206,7 @@ impl Tail {
             Flow::Full | Flow::Over => None,
         };
         let known_end = log.next_base().or(log.generation().and_then(|known| known.end).map(|end| end.0));
-        let missing = known_end.or(log.seen_end).map_or(0, |end| end.saturating_sub(log.offset));
+        let missing = known_end.or(log.rotation.seen_end).map_or(0, |end| end.saturating_sub(log.offset));
         let is_complete = known_end.is_some() && missing == 0;
         match reason {
             Some(reason) if !is_complete => log.lose(missing, reason),

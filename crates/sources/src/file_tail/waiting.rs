@@ -1,12 +1,15 @@
 //! Files that wait for their turn while the one before them is finished, and whether all of them are known.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::candidates::{self, Candidate};
-use super::identity::{FileId, Fingerprint, Stat, nanoseconds};
-use super::log::{Cut, Held, Log, Now};
+use super::identity::{self, FileId, Fingerprint, Stat, nanoseconds};
+use super::log::{Log, Now};
+use super::rotation::{Cut, Held};
 use super::siblings;
 use super::state::Generation;
 use super::tail::Tail;
@@ -26,7 +29,7 @@ impl Tail {
         let shows = |path: &Path, file: &Candidate| self.discovery.shows(path, Some(file.stat.id));
         let is_found =
             |path: &PathBuf| self.discovery.shows(path, None) || files.iter().any(|file| shows(path, file));
-        let mut members = log.members.iter().filter(|path| !siblings::is_unreadable(path));
+        let mut members = log.rotation.members.iter().filter(|path| !siblings::is_unreadable(path));
         // Before a file is truncated its copy appears; before the first file nothing can have been.
         let agrees = self.discovery.shows(&log.path, live)
             && (log.generations.is_empty() || self.discovery.is_current(&log.path))
@@ -38,10 +41,10 @@ impl Tail {
         let strange: Vec<_> = strange.map(|file| file.path.clone()).collect();
         let log = &mut self.logs[index];
         if agrees {
-            log.unsure_since = None;
+            log.rotation.clear(|rotation| rotation.unsure_since = None);
             return true;
         }
-        let since = *log.unsure_since.get_or_insert(now.instant);
+        let since = *log.rotation.make().unsure_since.get_or_insert(now.instant);
         if now.instant.saturating_duration_since(since) >= UNSURE || is_last_tick {
             return true;
         }
@@ -68,15 +71,15 @@ impl Tail {
         let is_own = |id: FileId| by_id.get(&id) == Some(&index);
         let waiting = candidates::successors(log, files, now, None, &is_own)?;
         for next in &waiting {
-            let place = match log.held.iter().position(|held| held.id == next.stat.id) {
+            let place = match log.rotation.held.iter().position(|held| held.id == next.stat.id) {
                 Some(place) => place,
                 None => {
                     // Noted even if it cannot be opened: should it be deleted, that is a loss.
-                    log.held.push(Held::new(next));
-                    log.held.len() - 1
+                    log.rotation.make().held.push(Held::new(next));
+                    log.rotation.held.len() - 1
                 }
             };
-            let held = &mut log.held[place];
+            let held = &mut log.rotation.make().held[place];
             held.path = next.path.clone();
             // How far a compressed one goes is not known before it is read: opened it is when its turn comes.
             if held.file.is_none()
@@ -89,8 +92,22 @@ impl Tail {
             }
         }
         // One that was missed at first stands where it belongs; what is nowhere any more came before.
-        log.held.sort_by_key(|held| waiting.iter().position(|next| next.stat.id == held.id));
+        if let Some(rotation) = log.rotation.if_any() {
+            rotation.held.sort_by_key(|held| waiting.iter().position(|next| next.stat.id == held.id));
+        }
         Ok(())
+    }
+
+    /// Files that wait and cannot be read any more, although they are held open, are looked for at their paths.
+    pub(super) fn let_go_of_stale(&mut self, index: usize) {
+        let Some(rotation) = self.logs[index].rotation.if_any() else { return };
+        for held in &mut rotation.held {
+            let is_stale =
+                |file: &Arc<File>| Stat::of_file(file).is_err_and(|error| identity::is_stale(&error));
+            if held.file.take_if(|file| is_stale(file)).is_some() {
+                self.open_files.held -= 1;
+            }
+        }
     }
 
     /// What a file held that was truncated or written anew while it waited is lost, unless a copy of it was
@@ -101,12 +118,12 @@ impl Tail {
     /// A file cannot be read now; [`io::ErrorKind::Interrupted`] when the directory must be listed first.
     pub(super) fn lose_cut(&mut self, index: usize, next: Option<&Candidate>, now: Now) -> io::Result<()> {
         let log = &mut self.logs[index];
-        if log.held.iter().all(|held| held.cuts.is_empty()) {
-            log.cut_since = None;
+        if log.rotation.held.iter().all(|held| held.cuts.is_empty()) {
+            log.rotation.clear(|rotation| rotation.cut_since = None);
             return Ok(());
         }
         // A copy may have appeared since the directory was listed.
-        let since = *log.cut_since.get_or_insert(now.instant);
+        let since = *log.rotation.make().cut_since.get_or_insert(now.instant);
         let path = log.path.clone();
         if !self.is_last_tick() && !self.discovery.is_known_since(&path, since + Duration::from_nanos(1)) {
             self.discovery.look_again(&path);
@@ -119,7 +136,7 @@ impl Tail {
             None => Vec::new(),
         };
         let mut lost = Vec::new();
-        for held in &mut log.held {
+        for held in &mut log.rotation.make().held {
             if let Some(copy) = next.filter(|next| next.stat.id != held.id) {
                 let is_short = |cut: &Cut| !copy.is_packed() && copy.stat.size < cut.size;
                 held.cuts.retain(|cut| is_short(cut) || !cut.fingerprint.matches(&head));
@@ -136,7 +153,7 @@ impl Tail {
             self.state.stage_generation(&log.path, log.epoch, &generation);
             log.pass_by(generation);
             // What it holds now is no part of that.
-            log.replaced = Some(id);
+            log.rotation.make().replaced = Some(id);
             let path = path.display();
             log.lose(size, format!("`{path}` was truncated or overwritten while it waited to be read"));
             self.make_ready(index);
@@ -159,7 +176,7 @@ impl Tail {
         let log = &mut self.logs[index];
         let files = candidates::gather(log, &self.options.patterns, now)?;
         look_at_held(log, &files)?;
-        if log.held.iter().any(|held| !held.cuts.is_empty()) {
+        if log.rotation.held.iter().any(|held| !held.cuts.is_empty()) {
             return Ok(true);
         }
         let by_id = &self.by_id;
@@ -174,7 +191,8 @@ impl Tail {
 ///
 /// One of them cannot be read now.
 pub(super) fn look_at_held(log: &mut Log, files: &[Candidate]) -> io::Result<()> {
-    for held in &mut log.held {
+    let Some(rotation) = log.rotation.if_any() else { return Ok(()) };
+    for held in &mut rotation.held {
         let Some(file) = files.iter().find(|file| file.stat.id == held.id) else { continue };
         let is_same = held.size == file.stat.size && held.modified == Some(file.stat.modified);
         if is_same || file.is_packed() {

@@ -73,9 +73,18 @@ struct Shared {
 #[derive(Default)]
 struct State {
     hints: Hints,
-    /// `None`: forget it. At most one for each log.
-    requests: HashMap<usize, Option<(Arc<Path>, FileId)>>,
+    wanted: Wanted,
+    /// Logs of which another file is wanted, or none any more.
+    requests: HashSet<usize>,
     is_closed: bool,
+}
+
+/// The files that shall be watched, by the numbers of their logs.
+#[derive(Default)]
+struct Wanted {
+    files: Vec<Option<(Arc<Path>, FileId)>>,
+    /// How many there are.
+    count: usize,
 }
 
 impl LinemuxWatch {
@@ -104,13 +113,11 @@ impl LinemuxWatch {
 
 impl Watch for LinemuxWatch {
     fn watch(&mut self, index: usize, path: &Arc<Path>, id: FileId) {
-        self.shared.lock().requests.insert(index, Some((path.clone(), id)));
-        self.shared.asked.notify_one();
+        self.shared.request(index, Some((path.clone(), id)));
     }
 
     fn forget(&mut self, index: usize) {
-        self.shared.lock().requests.insert(index, None);
-        self.shared.asked.notify_one();
+        self.shared.request(index, None);
     }
 
     fn take(&mut self) -> Hints {
@@ -131,6 +138,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn request(&self, index: usize, file: Option<(Arc<Path>, FileId)>) {
+        let mut state = self.lock();
+        if state.wanted.set(index, file) {
+            state.requests.insert(index);
+            self.asked.notify_one();
+        }
+    }
+
     fn hint(&self, change: impl FnOnce(&mut Hints)) {
         let mut state = self.lock();
         let had_some = state.hints != Hints::default();
@@ -141,11 +156,28 @@ impl Shared {
     }
 }
 
+impl Wanted {
+    /// Whether that is news.
+    fn set(&mut self, index: usize, file: Option<(Arc<Path>, FileId)>) -> bool {
+        if self.files.len() <= index {
+            self.files.resize(index + 1, None);
+        }
+        let is_news = self.files[index] != file;
+        self.count += usize::from(file.is_some());
+        self.count -= usize::from(self.files[index].is_some());
+        self.files[index] = file;
+        is_news
+    }
+
+    fn path(&self, index: usize) -> Option<Arc<Path>> {
+        self.files.get(index)?.as_ref().map(|(path, _)| path.clone())
+    }
+}
+
 /// What runs in the thread.
 struct Watcher {
     shared: Arc<Shared>,
     events: Option<MuxedEvents>,
-    wanted: HashMap<usize, (Arc<Path>, FileId)>,
     /// The log at each path that linemux was given, under the name that it reports.
     names: HashMap<Arc<Path>, usize>,
     /// The same for logs whose path leads to the name of another one.
@@ -162,7 +194,6 @@ impl Watcher {
         Self {
             shared,
             events: None,
-            wanted: HashMap::new(),
             names: HashMap::new(),
             others: Vec::new(),
             renew_at: None,
@@ -213,17 +244,14 @@ impl Watcher {
             }
             std::mem::take(&mut state.requests)
         };
-        for (index, request) in requests {
-            let Some((path, id)) = request else {
-                self.wanted.remove(&index);
-                continue;
-            };
-            let known = self.wanted.insert(index, (path.clone(), id));
-            if known.as_ref() != Some(&(path.clone(), id)) {
+        for index in requests {
+            let path = self.shared.lock().wanted.path(index);
+            if let Some(path) = path {
                 self.add(index, &path).await;
             }
         }
-        if self.names.len() > 2 * self.wanted.len() + MAX_DEAD_WATCHES {
+        let wanted = self.shared.lock().wanted.count;
+        if self.names.len() > 2 * wanted + MAX_DEAD_WATCHES {
             self.renew_at = Some(self.may_renew_at.max(Instant::now() + RENEW_AFTER));
         }
         false
@@ -267,9 +295,12 @@ impl Watcher {
         self.events = None;
         self.names.clear();
         self.others.clear();
-        let wanted: Vec<_> = self.wanted.iter().map(|(index, (path, _))| (*index, path.clone())).collect();
-        for (index, path) in wanted {
-            self.add(index, &path).await;
+        let count = self.shared.lock().wanted.files.len();
+        for index in 0..count {
+            let path = self.shared.lock().wanted.path(index);
+            if let Some(path) = path {
+                self.add(index, &path).await;
+            }
         }
         // Two logs under one name make a doubtful watch each time; it is not made anew for ever.
         self.renew_at = None;

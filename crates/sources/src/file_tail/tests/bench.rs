@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use fshipper_pipeline::{Admission, Batch, Checkpoint, Content, Origin};
+use rustix::fs::OFlags;
 use tempfile::TempDir;
 
 use crate::file_tail::identity::Stat;
@@ -388,7 +391,7 @@ impl Bench {
     /// Whether a compressed sibling of a log was reported.
     pub(super) fn has_warned(&self, name: &str) -> bool {
         let tail = self.tail.as_ref().unwrap();
-        tail.logs[tail.by_path[self.path(name).as_path()]].has_warned
+        tail.logs[tail.log_at(&self.path(name)).unwrap()].rotation.has_warned
     }
 
     /// Makes each read of a file fail, until it is opened again.
@@ -396,9 +399,31 @@ impl Bench {
         let path = self.path(name);
         let write_only = OpenOptions::new().append(true).open(&path).unwrap();
         let tail = self.tail.as_mut().unwrap();
-        let index = tail.by_path[path.as_path()];
+        let index = tail.log_at(&path).unwrap();
         let Stage::Reading(reading) = &mut tail.logs[index].stage else { panic!("`{name}` is not read") };
         reading.file = Some(write_only);
+    }
+
+    /// Makes the open file of a log, and those that wait behind it, what NFS makes of one that is no more.
+    pub(super) fn make_stale(&mut self, name: &str) {
+        let path = self.path(name);
+        let tail = self.tail.as_mut().unwrap();
+        let index = tail.log_at(&path).unwrap();
+        let log = &mut tail.logs[index];
+        let stale = |file: &File| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let flags = OFlags::SYNC.bits() as i32;
+            OpenOptions::new().read(true).custom_flags(flags).open(path).unwrap()
+        };
+        if let Stage::Reading(Reading { file: Some(file), .. }) = &mut log.stage {
+            *file = stale(file);
+        }
+        if let Some(rotation) = log.rotation.if_any() {
+            rotation.finished = rotation.finished.as_ref().map(stale);
+            for held in &mut rotation.held {
+                held.file = held.file.as_deref().map(|file| stale(file).into());
+            }
+        }
     }
 
     /// The same, if it is being read at its own path.
@@ -407,7 +432,7 @@ impl Bench {
         let Ok(stat) = Stat::of_path(&path) else { return };
         let is_home = |reading: &Reading| reading.whereabouts == Whereabouts::Home && reading.id == stat.id;
         if let Some(tail) = &self.tail
-            && let Some(&index) = tail.by_path.get(path.as_path())
+            && let Some(index) = tail.log_at(&path)
             && matches!(&tail.logs[index].stage, Stage::Reading(reading) if is_home(reading))
         {
             self.break_file(name);
@@ -418,7 +443,7 @@ impl Bench {
     pub(super) fn hint(&mut self, name: &str) {
         let path = self.path(name);
         let tail = self.tail.as_mut().unwrap();
-        let index = tail.by_path[path.as_path()];
+        let index = tail.log_at(&path).unwrap();
         tail.look(index);
     }
 

@@ -382,6 +382,24 @@ fn a_file_that_cannot_be_read_is_tried_again_and_does_not_keep_the_others_waitin
     assert_eq!(bench.unknown_losses(), 0);
 }
 
+#[test]
+fn a_file_that_is_only_appended_to_takes_no_room_for_rotations() {
+    let mut bench = Bench::with_log("*.log*", 5);
+    let has_room = |bench: &Bench| bench.tail.as_ref().unwrap().logs[0].rotation.is_made();
+    for number in 1..4 {
+        bench.append("a.log", lines("a", number * 5..number * 5 + 5));
+        bench.settle();
+        assert!(!has_room(&bench));
+        bench.commit();
+        bench.restart();
+        bench.pump();
+        assert!(!has_room(&bench));
+    }
+    bench.rotate();
+    bench.settle();
+    assert!(has_room(&bench));
+}
+
 /// Run again as a process of its own: the limit holds for all of a process.
 #[test]
 fn without_free_descriptors_nothing_counts_as_deleted() {

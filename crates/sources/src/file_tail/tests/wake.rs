@@ -120,7 +120,8 @@ async fn while_nobody_reads_floors_are_heard_and_files_that_come_and_go_are_held
         bench.rename("a.log", "a.log.1");
         bench.append("a.log", text);
         let held = text.len() as u64;
-        until(&|tail| tail.logs[0].held.iter().any(|file| file.size == held && file.file.is_some())).await;
+        until(&|tail| tail.logs[0].rotation.held.iter().any(|file| file.size == held && file.file.is_some()))
+            .await;
         bench.remove("a.log.1");
     }
     bench.remove("a.log");
