@@ -6,7 +6,7 @@
 //! | `path`, `encode`, `names` | which path lines of an origin go to; nothing off the wire leaves the folder |
 //! | `period` | when a file ends: civil time, daylight saving time and all |
 //! | `outputs`, `files` | series of files, who writes to them, which are open |
-//! | `writer`, `commit`, `syncing` | taking batches, making them count |
+//! | `writer`, `commit`, `syncing`, `writeback` | taking batches, making them count |
 //! | `rotation`, `retention`, `compress` | what becomes of a file when it is full or old |
 //! | `refusal` | logs that are not taken: the sink's own output, and more than `max_logs` |
 //! | `ledger`, `lock`, `recovery` | what is known durably, by one owner, and what a start makes of it |
@@ -76,6 +76,7 @@ mod rotation;
 mod sink;
 mod stop;
 mod syncing;
+mod writeback;
 mod writer;
 
 pub use config::RotatingFile;

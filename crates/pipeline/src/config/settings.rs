@@ -42,7 +42,7 @@ pub(super) struct PipelineTable {
     state_dir: Option<String>,
     /// At most this long between a write and the beginning of its commit, by default 1s.
     commit_interval: Option<Period>,
-    /// After this many bytes a commit begins, by default 8MiB. Up to eight times as many are written while one runs.
+    /// After this many bytes a commit begins, by default 8MiB. Up to 32 times as many are written while one runs.
     commit_bytes: Option<Size>,
     /// At most this many bytes travel together, by default 1MB.
     max_batch_bytes: Option<Size>,

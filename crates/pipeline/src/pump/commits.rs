@@ -28,9 +28,9 @@ pub(super) struct UnderWay {
     dirty: bool,
 }
 
-/// While a commit is under way so many times `commit_bytes` may be written: more than a disk takes in the time that
-/// it needs to sync, and a bound for what a crash makes it write again.
-const MOST_AHEAD: u64 = 8;
+/// While a commit is under way so many times `commit_bytes` may be written: a second of a busy machine, in which a
+/// disk that others keep busy syncs too, and a bound for what a crash makes it write again.
+const MOST_AHEAD: u64 = 32;
 
 /// Waits for the end of the commit that is under way; for ever when none is. Nothing is lost when it is dropped.
 pub(super) async fn outcome(under_way: &mut Option<UnderWay>) -> Result<Vec<(Origin, String)>> {

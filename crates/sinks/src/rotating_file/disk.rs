@@ -6,14 +6,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 #[cfg(test)]
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
 
 use super::confined::{Entry, Handle, Root, folder_mode};
@@ -207,13 +205,6 @@ impl Disk {
             }
         }
         Ok(())
-    }
-
-    /// Lets the kernel begin to write out what has just been written. A hint: it promises nothing.
-    pub(super) fn begin_writeback(&self, file: &File, offset: u64, length: u64) {
-        // On Linux this starts the writing of dirty pages and drops clean ones, of which there are none.
-        // A file system that refuses a hint has not lost anything.
-        let _ = fadvise(file, offset, NonZeroU64::new(length), Advice::DontNeed);
     }
 
     /// Writes all of `bytes` at `offset`.

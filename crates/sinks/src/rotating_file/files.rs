@@ -20,6 +20,7 @@ use super::ledger::{FileId, FileRecord, OriginId, Stage, Tail};
 use super::names::FilePath;
 use super::outputs::OutputId;
 use super::syncing::Unsynced;
+use super::writeback::Writeback;
 
 /// The files of this session.
 ///
@@ -28,6 +29,7 @@ use super::syncing::Unsynced;
 #[derive(Debug)]
 pub(super) struct Files {
     disk: Arc<Disk>,
+    writeback: Writeback,
     lives: HashMap<FileId, Live>,
     /// Shared with the thread that syncs them.
     handles: LruCache<FileId, Arc<File>>,
@@ -93,6 +95,7 @@ impl Files {
         let open = NonZeroUsize::new(limits.open_files).unwrap_or(NonZeroUsize::MIN);
         Self {
             disk,
+            writeback: Writeback::default(),
             lives: HashMap::new(),
             handles: LruCache::new(open),
             single_syncs: limits.single_syncs,
@@ -188,7 +191,7 @@ impl Files {
         let appended = self.disk.append(file, &live.waiting, &mut live.written);
         let Err(error) = appended else {
             if live.written - before >= EARLY_WRITEBACK_BYTES {
-                self.disk.begin_writeback(file, before, live.written - before);
+                self.writeback.begin(file, before, live.written - before);
             }
             live.waiting = Vec::new();
             debug_assert_eq!(live.written, live.record.length, "all that was taken is written");

@@ -133,11 +133,11 @@ async fn far_ahead_of_a_commit_nothing_more_is_written() {
     let mut session = Session::start(bench(), lines("a", 0..100));
     let first = session.begun().await;
     session.rest().await;
-    // Two lines that it covers, and eight times as much behind them.
-    assert_eq!(session.tape.0.lock().unwrap().writes, 2 + 16);
+    // Two lines that it covers, and 32 times as much behind them.
+    assert_eq!(session.tape.0.lock().unwrap().writes, 2 + 64);
     first.end();
     let second = session.begun().await;
-    assert_eq!(second.claims("a"), Some(36));
+    assert_eq!(second.claims("a"), Some(132));
 }
 
 #[tokio::test(start_paused = true)]
@@ -180,7 +180,7 @@ async fn what_turns_out_to_be_refused_is_told_to_nobody_and_holds_what_came_sinc
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_the_second_commit_refuses_stays_where_the_first_one_left_it() {
-    let mut session = Session::start(bench(), [lines("a", 0..3), lines("b", 0..20)].concat());
+    let mut session = Session::start(bench(), [lines("a", 0..3), lines("b", 0..100)].concat());
     session.begun().await.end();
     let second = session.begun().await;
     assert_eq!(second.claims("a"), Some(6));
@@ -189,7 +189,7 @@ async fn a_log_that_the_second_commit_refuses_stays_where_the_first_one_left_it(
     let third = session.begun().await;
     assert_eq!(
         (third.claims("a"), third.claims("b"), third.cursor().as_deref()),
-        (Some(4), Some(40), Some(&b"2"[..]))
+        (Some(4), Some(200), Some(&b"2"[..]))
     );
     third.end();
     let (_, ended) = session.ended.await.unwrap();
