@@ -1,14 +1,20 @@
 //! What brokers, networks and other people's clients do to a pipeline over a stream.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use fshipper_testing::{DEADLINE, NatsOptions, NatsServer, Proxy, wait_until};
 
+use crate::relay::{Relay, Watcher};
 use crate::support::{Pipeline, Scene, assert_identical};
 use crate::surroundings::SmallDisk;
 
 const OUTPUT: &str = "out/web1.example.net.log";
+
+/// How many requests of a consumer wait at the server.
+const MOST_REQUESTS_AT_ONCE: usize = 4;
 
 fn write_pair(scene: &Scene, producer_url: &str, consumer_url: &str) {
     Pipeline::new().tail("app.log*").jetstream(producer_url).write(scene, "producer.toml");
@@ -54,6 +60,55 @@ async fn connections_that_only_one_side_knows_of_are_given_up() {
         run.stop(DEADLINE).expect_code(0);
     }
     assert_identical(log.expected(), &scene.path(OUTPUT));
+}
+
+/// Makes the requests of a consumer end sixty times as soon, so that it need not be idle for a minute.
+#[derive(Default)]
+struct Hurry {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+}
+
+impl Watcher for Hurry {
+    fn asked(&self, line: &mut [u8]) {
+        for (text, shorter) in [
+            (r#""expires":30000000000,"#, r#""expires":500000000  ,"#),
+            (r#""idle_heartbeat":5000000000,"#, r#""idle_heartbeat":100000000 ,"#),
+        ] {
+            let Some(at) = line.windows(text.len()).position(|window| window == text.as_bytes()) else {
+                return;
+            };
+            line[at..][..text.len()].copy_from_slice(shorter.as_bytes());
+        }
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    fn connected(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_was_idle_for_several_requests_gets_the_next_line_without_a_new_connection() {
+    let (scene, server) = (Scene::new(), NatsServer::jetstream());
+    let hurry = Arc::new(Hurry::default());
+    let relay = Relay::start(server.address(), hurry.clone()).await;
+    write_pair(&scene, &server.url(), &relay.url());
+    let mut log = scene.log("app.log", 1);
+    log.write_lines(100);
+    let running = ["producer.toml", "consumer.toml"].map(|file| scene.run(&[file]).start());
+    scene.assert_arrives(log.expected(), OUTPUT);
+    // Each follows one that has ended without a message, and the server ends them together.
+    let connections = hurry.connections.load(Relaxed);
+    let enough = hurry.requests.load(Relaxed) + 4 * MOST_REQUESTS_AT_ONCE;
+    wait_until(DEADLINE, "several requests have ended", || hurry.requests.load(Relaxed) >= enough);
+    log.write_lines(1);
+    scene.assert_arrives(log.expected(), OUTPUT);
+    assert_eq!(hurry.connections.load(Relaxed), connections);
+    for run in running {
+        let said = run.stop(DEADLINE).expect_code(0).stderr;
+        assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
+    }
 }
 
 #[test]

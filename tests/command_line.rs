@@ -201,6 +201,11 @@ fn a_directory_that_may_not_be_entered_is_named_once_and_the_others_go_on() {
     };
     wait_until(DEADLINE, "the directory is named", || warnings() > 0);
     wait_until(DEADLINE, "the other one is read", || length(&scene.path("out/app.log")) > 0);
+    // Each is found by another look at the directories.
+    for name in ["1.log", "2.log", "3.log"] {
+        scene.write(&format!("logs/open/{name}"), "more\n");
+        wait_until(DEADLINE, "a new one is read", || length(&scene.path("out").join(name)) > 0);
+    }
     mode("logs/closed", 0o755);
     wait_until(DEADLINE, "it is read too", || length(&scene.path("out/other.log")) > 0);
     assert_eq!(warnings(), 1, "{}", run.stderr());

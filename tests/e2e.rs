@@ -7,6 +7,7 @@
 
 mod broker_troubles;
 mod chaos;
+mod clock;
 mod cluster;
 mod command_line;
 mod config_errors;
@@ -23,7 +24,10 @@ mod names;
 mod outputs;
 mod pipeline_files;
 mod reference;
+mod relay;
 mod rotation;
+mod service;
+mod stale_handles;
 mod standard_streams;
 mod state_directory;
 mod stopping;

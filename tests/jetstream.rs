@@ -1,10 +1,15 @@
 //! `file_tail` → JetStream → `rotating_file`: exactly once, in order.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use fshipper_testing::{DEADLINE, NatsOptions, NatsServer, wait_until};
 
+use tokio::sync::watch;
+
+use crate::relay::{Relay, Watcher};
 use crate::support::{HOST, Pipeline, Scene, assert_identical, length};
 
 const OUTPUT: &str = "out/web1.example.net.log";
@@ -54,6 +59,62 @@ fn once_ships_from_end_to_end_and_back_to_where_it_was() {
         scene.run(&["--once", "consumer.toml"]).finish().expect_code(0);
         assert_identical(log.expected(), &scene.path(OUTPUT));
     }
+}
+
+/// Keeps back all that the server says after it has acknowledged something, and counts what is published then.
+#[derive(Default)]
+struct FirstAcknowledgement {
+    held: watch::Sender<bool>,
+    is_over: AtomicBool,
+    published: AtomicU64,
+}
+
+impl FirstAcknowledgement {
+    fn end(&self) {
+        self.is_over.store(true, Relaxed);
+        self.held.send_replace(false);
+    }
+}
+
+impl Watcher for FirstAcknowledgement {
+    fn asked(&self, line: &mut [u8]) {
+        if line.starts_with(b"HPUB shipper.") && *self.held.borrow() {
+            self.published.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn answered(&self, line: &[u8]) {
+        let says = |text: &[u8]| line.windows(text.len()).any(|window| window == text);
+        // Of a batch that has only begun nothing is acknowledged.
+        if !says(br#""seq":0,"#) && (says(br#"{"type":"ack","#) || says(br#"{"stream":"LOGS","#)) {
+            self.held.send_replace(!self.is_over.load(Relaxed));
+        }
+    }
+
+    fn held(&self) -> watch::Receiver<bool> {
+        self.held.subscribe()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_do_not_wait_for_the_acknowledgement_of_those_before_them() {
+    let (scene, server) = (Scene::new(), NatsServer::jetstream());
+    let first = Arc::new(FirstAcknowledgement::default());
+    let relay = Relay::start(server.address(), first.clone()).await;
+    let keys = "framing = 'line'\nstream = { name = 'LOGS', create = true }";
+    Pipeline::new().tail("app.log*").nats(&relay.url(), keys).write(&scene, "producer.toml");
+    Pipeline::new().jetstream(&server.url()).rotating_file("out/{host}.log").write(&scene, "consumer.toml");
+    let mut log = scene.log("app.log", 4);
+    log.write_lines(20_000);
+    let running = ["producer.toml", "consumer.toml"].map(|file| scene.run(&[file]).start());
+    // Whatever the round trip takes: so many times as fast as one line after the other, on a long line.
+    wait_until(DEADLINE, "lines are under way", || first.published.load(Relaxed) >= 20);
+    first.end();
+    scene.assert_arrives(log.expected(), OUTPUT);
+    for run in running {
+        run.stop(DEADLINE).expect_code(0);
+    }
+    assert_identical(log.expected(), &scene.path(OUTPUT));
 }
 
 /// Ships logs of odd bytes with `--once` through one process with both ends, twice.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write as _};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -284,6 +285,18 @@ fn recorded_losses_are_shown() {
     let finished = verify(&scene, &["app.log", "--central", "out/web1/app.log"]).expect_code(0);
     let shown = shown(&finished).replace(scene.path("").to_str().unwrap(), "/scene/");
     insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_the_recorded_losses_is_refused_at_once() {
+    let scene = Scene::new();
+    scene.write("app.log", "one\n");
+    scene.write("out/app.log", "one\n");
+    fs::create_dir(scene.path("out/.fshipper")).unwrap();
+    // Opening it would wait for somebody who writes.
+    assert!(Command::new("mkfifo").arg(scene.path("out/.fshipper/losses.log")).status().unwrap().success());
+    let said = verify(&scene, &["app.log", "--central", "out/app.log"]).expect_code(2).stderr;
+    assert!(said.contains("/out/.fshipper/losses.log`: it is a FIFO, not a regular file"), "{said}");
 }
 
 #[test]

@@ -261,6 +261,9 @@ mod tests {
         assert!(said(&[(0, hop(true, 9, 0)), (500, hop(true, 9, 1))]).0);
         assert!(said(&[(0, hop(true, 9, 1)), (500, hop(true, 9, 1))]).0, "nothing came since");
         assert!(said(&[(0, hop(true, 9, 1)), (1, hop(true, 10, 1)), (60, hop(true, 11, 1))]).0);
+        let mut again = hop(true, 18, 1);
+        again.counts.bytes_duplicate = 9;
+        assert!(said(&[(0, hop(true, 9, 1)), (1, again.clone()), (500, again)]).0, "it was there already");
     }
 
     #[test]

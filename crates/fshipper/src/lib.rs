@@ -28,6 +28,7 @@ mod logging;
 mod plugins;
 mod run;
 mod signals;
+mod supervisor;
 mod verify;
 
 use std::fmt;

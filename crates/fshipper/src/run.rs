@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::arguments::Run;
 use crate::logging::Logs;
+use crate::signals::Reactions;
+use crate::supervisor::Supervisor;
 use crate::{FAILED, MISUSED, complain, health, load, logging, signals};
 
 /// Files and directories are read and synced on threads of their own; more than these would only queue at
@@ -58,8 +60,14 @@ async fn run_pipelines(pipelines: Vec<Pipeline>, monitor: &Monitor, logs: Logs) 
     let drain_timeout = pipelines.iter().map(|pipeline| pipeline.settings.drain_timeout).max();
     let stop = CancellationToken::new();
     let (hangup, hangups) = watch::channel(0);
-    if let Err(error) = signals::handle(stop.clone(), hangup, drain_timeout.unwrap_or_default(), logs) {
+    let supervisor = Supervisor::of_this_process();
+    let reactions = Reactions { stop: stop.clone(), hangup, supervisor: supervisor.clone(), logs };
+    if let Err(error) = signals::handle(reactions, drain_timeout.unwrap_or_default()) {
         tracing::warn!("cannot handle signals: {error}; a stop is then a kill, which loses nothing");
     }
+    // Whoever has heard of a stop hears of no start any more.
+    tokio::spawn(
+        stop.clone().run_until_cancelled_owned(supervisor.say_started(monitor.clone(), pipelines.len())),
+    );
     fshipper_pipeline::run_monitored(pipelines, Control { stop, hangups }, monitor).await
 }

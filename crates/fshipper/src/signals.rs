@@ -8,15 +8,23 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::logging::Logs;
+use crate::supervisor::Supervisor;
 
-/// Handles SIGTERM, SIGINT and SIGHUP for as long as the process lives: the first of the former two cancels
-/// `stop`, and the pipelines leave within `drain_timeout`, the second exits at once; SIGHUP raises the number that `hangups` holds.
-pub(crate) fn handle(
-    stop: CancellationToken,
-    hangups: watch::Sender<u64>,
-    drain_timeout: Duration,
-    logs: Logs,
-) -> io::Result<()> {
+/// What signals set going.
+pub(crate) struct Reactions {
+    /// Cancelled by the first SIGTERM or SIGINT; the second exits at once.
+    pub(crate) stop: CancellationToken,
+    /// Raised by each SIGHUP.
+    pub(crate) hangup: watch::Sender<u64>,
+    /// Told of a stop before it begins.
+    pub(crate) supervisor: Supervisor,
+    /// Finished before an exit at once.
+    pub(crate) logs: Logs,
+}
+
+/// Handles SIGTERM, SIGINT and SIGHUP for as long as the process lives. A stop takes at most `drain_timeout`.
+pub(crate) fn handle(reactions: Reactions, drain_timeout: Duration) -> io::Result<()> {
+    let Reactions { stop, hangup: hangups, supervisor, logs } = reactions;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -39,6 +47,7 @@ pub(crate) fn handle(
             tracing::info!(
                 "{name}: shipping what was read, then leaving; after {drain_timeout:?}, `drain_timeout`, in any case"
             );
+            supervisor.say_stopping().await;
             stop.cancel();
         }
     });

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use fshipper_pipeline::anyhow::{Context as _, Result};
+use fshipper_pipeline::open_named_file;
 
 use super::side::shown;
 
@@ -36,7 +37,7 @@ pub(super) fn recorded<'p>(files: impl Iterator<Item = &'p Path>) -> Result<Vec<
             if found.iter().any(|losses| losses.path == path) {
                 break;
             }
-            match File::open(&path) {
+            match open_named_file(&path) {
                 Ok(notes) => {
                     let read = read(notes, path.clone());
                     found.push(read.with_context(|| format!("cannot read `{}`", shown(&path)))?);

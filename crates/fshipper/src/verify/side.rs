@@ -9,8 +9,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use fshipper_pipeline::Escaped;
 use fshipper_pipeline::anyhow::{Context as _, Result, bail};
+use fshipper_pipeline::{Escaped, open_named_file};
 use memchr::memchr_iter;
 
 use super::residue::Amount;
@@ -201,7 +201,7 @@ impl LogFile {
                 bail!("`{name}` is compressed in a way that is not read here: `{tool} -d` a copy of it");
             }
         }
-        let file = File::open(&path).with_context(|| format!("cannot open `{name}`"))?;
+        let file = open_named_file(&path).with_context(|| format!("cannot open `{name}`"))?;
         let metadata = file.metadata().with_context(|| format!("cannot read `{name}`"))?;
         let mut magic = [0; 2];
         let is_compressed = path_bytes(&path).ends_with(b".gz")

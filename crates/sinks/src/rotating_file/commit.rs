@@ -257,7 +257,7 @@ impl Writer {
             return Ok(());
         }
         let there = self.disk.stat(&record.path)?;
-        if there.is_some_and(|entry| entry.inode == record.inode) {
+        if there.is_some_and(|entry| entry.identity == record.identity) {
             return Ok(());
         }
         let path = self.disk.shown(&record.path);

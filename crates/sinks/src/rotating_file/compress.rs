@@ -1,7 +1,7 @@
 //! Rotated files become `.gz` files, off the writer's thread, one at a time: [`Compressor`].
 //!
 //! The copy is written under a name of our own in `.fshipper/` and synced. Then, on the writer's thread, its
-//! inode goes to the ledger as an intent, it is renamed into place, the folder is synced, the plain file is
+//! identity goes to the ledger as an intent, it is renamed into place, the folder is synced, the plain file is
 //! unlinked, and a record ends it. Killed at any step, exactly one of the two survives the next start.
 
 use std::fs::File;
@@ -41,7 +41,7 @@ struct Running {
 /// A complete, durable copy.
 #[derive(Debug)]
 struct Copied {
-    inode: u64,
+    identity: u64,
     length: u64,
 }
 
@@ -147,8 +147,8 @@ impl Writer {
             tracing::warn!("`{}` is there already: `{path}` stays as it is", self.disk.shown(&to));
             return remove(&self.disk, temporary);
         }
-        let Copied { inode, length } = copied;
-        let mut entries = vec![Entry::Intent(file, Intent::Compress { to: to.clone(), inode, length })];
+        let Copied { identity, length } = copied;
+        let mut entries = vec![Entry::Intent(file, Intent::Compress { to: to.clone(), identity, length })];
         self.log(&mut entries)?;
         if let Err(error) = self.disk.rename(temporary, &to) {
             tracing::error!("cannot compress `{path}`: {error:#}; it stays as it is");
@@ -157,9 +157,9 @@ impl Writer {
             return remove(&self.disk, temporary);
         }
         self.disk.sync_folder_of(&to)?;
-        self.disk.remove(&record.path, record.inode)?;
+        self.disk.remove(&record.path, record.identity)?;
         self.disk.sync_folder_of(&record.path)?;
-        let compressed = FileRecord { path: to, inode, length, stage: Stage::Compressed, ..record };
+        let compressed = FileRecord { path: to, identity, length, stage: Stage::Compressed, ..record };
         let mut entries = vec![Entry::File(file, compressed)];
         self.log(&mut entries)
     }
@@ -177,13 +177,13 @@ pub(super) fn remove_leftovers(disk: &Disk) -> Result<()> {
 
 fn remove(disk: &Disk, path: &FilePath) -> Result<()> {
     let Some(entry) = disk.stat(path)? else { return Ok(()) };
-    disk.remove(path, entry.inode)?;
+    disk.remove(path, entry.identity)?;
     Ok(())
 }
 
 fn copy(disk: &Disk, stop: &Stop, from: &FileRecord, to: &FilePath) -> Result<Copied> {
     let source = disk.open(&from.path)?.context("it has gone")?;
-    if disk.inode_and_length(&source)? != (from.inode, from.length) {
+    if disk.identity_and_length(&source)? != (from.identity, from.length) {
         bail!("it was changed by somebody else");
     }
     let file = disk.stream(disk.create(to)?);
@@ -191,8 +191,8 @@ fn copy(disk: &Disk, stop: &Stop, from: &FileRecord, to: &FilePath) -> Result<Co
     compress(&source, &mut encoder, stop)?;
     let file = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.into_file();
     disk.sync(&file)?;
-    let (inode, length) = disk.inode_and_length(&file)?;
-    Ok(Copied { inode, length })
+    let (identity, length) = disk.identity_and_length(&file)?;
+    Ok(Copied { identity, length })
 }
 
 fn compress(mut source: &File, encoder: &mut impl Write, stop: &Stop) -> Result<()> {

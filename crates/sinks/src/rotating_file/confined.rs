@@ -21,7 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use fshipper_pipeline::Escaped;
-use rustix::fs::{self, Access, AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, Access, AtFlags, FileType, Mode, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use super::names::FilePath;
@@ -50,6 +50,8 @@ pub(super) struct Root {
 pub(super) struct Entry {
     pub(super) device: u64,
     pub(super) inode: u64,
+    /// When it came to be, in nanoseconds since 1970; 0 where the file system does not say.
+    pub(super) born: u64,
     /// In bytes.
     pub(super) length: u64,
     pub(super) is_file: bool,
@@ -333,7 +335,9 @@ impl Root {
             let set = fs::fchmod(&file, mode);
             set.map_err(|error| self.failure("set the mode of", path, error))?;
         }
-        Ok((File::from(file), Entry::from(stat)))
+        let file = File::from(file);
+        let entry = Entry::of(&file).map_err(|error| self.failure("look at", path, error))?;
+        Ok((file, entry))
     }
 
     /// A folder to resolve a name in; no components are the root itself.
@@ -412,9 +416,9 @@ impl Root {
 impl Holder<'_> {
     /// What stands at `name`; a symbolic link is itself.
     fn stat(&self, name: &[u8]) -> Result<Option<Entry>, Errno> {
-        match fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match look_at(self, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
-            stat => stat.map(|stat| Some(Entry::from(stat))),
+            entry => entry.map(Some),
         }
     }
 }
@@ -436,19 +440,28 @@ impl Handle {
     }
 }
 
-impl From<fs::Stat> for Entry {
-    // The types of these fields differ between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    fn from(stat: fs::Stat) -> Self {
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-            length: stat.st_size as u64,
-            is_file: kind == FileType::RegularFile,
-            is_folder: kind == FileType::Directory,
-        }
+impl Entry {
+    /// An open file.
+    pub(super) fn of(file: &File) -> Result<Self, Errno> {
+        look_at(file, b"", AtFlags::EMPTY_PATH)
     }
+}
+
+fn look_at(folder: impl AsFd, name: &[u8], flags: AtFlags) -> Result<Entry, Errno> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    let stat = fs::statx(folder, name, flags, wanted)?;
+    let kind = FileType::from_raw_mode(stat.stx_mode.into());
+    let tells_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let nanoseconds = i128::from(stat.stx_btime.tv_sec) * 1_000_000_000 + i128::from(stat.stx_btime.tv_nsec);
+    Ok(Entry {
+        device: fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        inode: stat.stx_ino,
+        // Beyond the year 2554 it goes on from the beginning, and is as good.
+        born: if tells_birth { nanoseconds as u64 } else { 0 },
+        length: stat.stx_size,
+        is_file: kind == FileType::RegularFile,
+        is_folder: kind == FileType::Directory,
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 #[cfg(test)]
 use std::sync::Arc;
 
@@ -26,6 +26,16 @@ pub(super) struct Disk {
     pub(super) fuse: fuse::Fuse,
     #[cfg(test)]
     pub(super) recorder: Option<Arc<simulated::Recorder>>,
+}
+
+/// What stands at a path; a symbolic link is itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// Another file has another one, also when it was given the inode of a file that was deleted.
+    pub(super) identity: u64,
+    /// In bytes.
+    pub(super) length: u64,
+    pub(super) is_file: bool,
 }
 
 /// One change of the disk.
@@ -123,22 +133,24 @@ impl Disk {
         format!("{}/{path}", self.root.path().display())
     }
 
-    pub(super) fn stat(&self, path: &FilePath) -> Result<Option<Entry>> {
-        let entry = self.root.stat(path)?;
-        Ok(entry.map(|entry| Entry { inode: self.seen(entry.inode), ..entry }))
+    pub(super) fn stat(&self, path: &FilePath) -> Result<Option<Found>> {
+        Ok(self.root.stat(path)?.map(|entry| self.found(entry)))
     }
 
     /// What stands at `path`; when nothing does, also that a file can be created there, as far as permissions
     /// tell.
-    pub(super) fn stat_to_create(&self, path: &FilePath) -> Result<Option<Entry>> {
-        let entry = self.root.stat_to_create(path)?;
-        Ok(entry.map(|entry| Entry { inode: self.seen(entry.inode), ..entry }))
+    pub(super) fn stat_to_create(&self, path: &FilePath) -> Result<Option<Found>> {
+        Ok(self.root.stat_to_create(path)?.map(|entry| self.found(entry)))
     }
 
-    /// The inode and the length of an open file.
-    pub(super) fn inode_and_length(&self, file: &File) -> Result<(u64, u64)> {
-        let metadata = file.metadata()?;
-        Ok((self.seen(metadata.ino()), metadata.len()))
+    /// The identity and the length of an open file.
+    pub(super) fn identity_and_length(&self, file: &File) -> Result<(u64, u64)> {
+        let found = self.found(Entry::of(file).map_err(io::Error::from)?);
+        Ok((found.identity, found.length))
+    }
+
+    fn found(&self, entry: Entry) -> Found {
+        Found { identity: self.identity(&entry), length: entry.length, is_file: entry.is_file }
     }
 
     pub(super) fn list(&self, folder: &FilePath) -> Result<Vec<FilePath>> {
@@ -164,7 +176,7 @@ impl Disk {
     }
 
     /// Creates a file that is written to at its end only, and the folders it stands in where they are missing.
-    /// Says its inode too.
+    /// Says its identity too.
     pub(super) fn create_to_append(&self, path: &FilePath) -> Result<(File, u64)> {
         let create = || self.change(Change::Create(path), || Ok(self.root.create_append(path, self.mode)?));
         let (file, entry) = match create() {
@@ -174,7 +186,7 @@ impl Disk {
             }
             created => created?,
         };
-        Ok((file, self.seen(entry.inode)))
+        Ok((file, self.identity(&entry)))
     }
 
     /// Opens a regular file, to read it and to write to it anywhere; `None` when there is nothing.
@@ -261,10 +273,10 @@ impl Disk {
         self.change(Change::Rename { from, to }, || rename(&handle))
     }
 
-    /// Removes the file at `path` if it has this inode: who stands there otherwise is not ours. Says
+    /// Removes the file at `path` if it has this identity: who stands there otherwise is not ours. Says
     /// whether it was there.
-    pub(super) fn remove(&self, path: &FilePath, inode: u64) -> Result<bool> {
-        if self.stat(path)?.is_none_or(|entry| entry.inode != inode || !entry.is_file) {
+    pub(super) fn remove(&self, path: &FilePath, identity: u64) -> Result<bool> {
+        if self.stat(path)?.is_none_or(|entry| entry.identity != identity || !entry.is_file) {
             return Ok(false);
         }
         self.change(Change::Remove(path), || Ok(self.root.remove_file(path)?))
@@ -286,8 +298,8 @@ impl Disk {
     }
 
     #[cfg(not(test))]
-    fn seen(&self, inode: u64) -> u64 {
-        inode
+    fn identity(&self, entry: &Entry) -> u64 {
+        identity_of(entry)
     }
 }
 
@@ -324,9 +336,9 @@ impl Disk {
         }
     }
 
-    /// The number that an inode has on the simulated disk.
-    fn seen(&self, inode: u64) -> u64 {
-        self.recorder.as_ref().map_or(inode, |recorder| recorder.number(inode))
+    /// On the simulated disk inodes are numbered in the order in which files are created.
+    fn identity(&self, entry: &Entry) -> u64 {
+        self.recorder.as_ref().map_or_else(|| identity_of(entry), |recorder| recorder.number(entry.inode))
     }
 }
 
@@ -350,6 +362,20 @@ impl Stream<'_> {
     }
 }
 
+/// The inode, which ext4 gives to the next file as soon as one is deleted, mixed with the moment of birth: of two
+/// files with one inode it differs whenever that does. Where the file system does not tell it, the inode alone.
+fn identity_of(entry: &Entry) -> u64 {
+    // An odd factor loses nothing.
+    const FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+    entry.inode ^ entry.born.wrapping_mul(FACTOR)
+}
+
+/// The identity of the file at `path`, for tests that write a ledger of their own.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn identity_at(path: &std::path::Path) -> Option<u64> {
+    Some(identity_of(&Entry::of(&File::open(path).ok()?).ok()?))
+}
+
 /// Whether the system says that something on the way to a file is not there.
 fn is_missing(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
@@ -365,3 +391,18 @@ fn half(bytes: &[u8]) -> &[u8] {
 pub(super) mod fuse;
 #[cfg(test)]
 pub(super) mod simulated;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_with_one_inode_differ_by_their_birth() {
+        let identity = |inode, born| {
+            identity_of(&Entry { device: 1, inode, born, length: 0, is_file: true, is_folder: false })
+        };
+        assert_eq!(identity(7, 0), 7, "where nobody tells it, the inode alone");
+        assert_ne!(identity(7, 1_000), identity(7, 1_001));
+        assert_ne!(identity(7, 1_000), identity(8, 1_000));
+    }
+}

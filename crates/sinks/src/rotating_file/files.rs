@@ -218,16 +218,16 @@ impl Files {
         }
         let live = self.lives.get_mut(&id).expect("an active file lives");
         let (path, shown) = (&live.record.path, self.disk.shown(&live.record.path));
-        let file = if live.birth == Birth::New && live.record.inode == 0 {
-            let (file, inode) = self.disk.create_to_append(path)?;
+        let file = if live.birth == Birth::New && live.record.identity == 0 {
+            let (file, identity) = self.disk.create_to_append(path)?;
             self.created.push(path.clone());
-            live.record.inode = inode;
+            live.record.identity = identity;
             file
         } else {
             let file = self.disk.open_to_append(path)?;
             let file = file.with_context(|| format!("`{shown}` was removed while it was written to"))?;
-            let (inode, length) = self.disk.inode_and_length(&file)?;
-            if inode != live.record.inode {
+            let (identity, length) = self.disk.identity_and_length(&file)?;
+            if identity != live.record.identity {
                 bail!("`{shown}` was replaced while it was written to");
             }
             if length != live.written {
@@ -314,7 +314,7 @@ impl Files {
 
     /// The length of the file on the disk, if it is open.
     pub(super) fn length(&self, id: FileId) -> Result<Option<u64>> {
-        self.handles.peek(&id).map(|file| Ok(self.disk.inode_and_length(file)?.1)).transpose()
+        self.handles.peek(&id).map(|file| Ok(self.disk.identity_and_length(file)?.1)).transpose()
     }
 
     /// Closes all files; they are opened again when they are written to.

@@ -274,8 +274,8 @@ impl Frame {
 }
 
 fn check_is_in_place(disk: &Disk, file: &File, path: &FilePath) -> Result<()> {
-    let inode = disk.inode_and_length(file)?.0;
-    if disk.stat(path)?.is_some_and(|entry| entry.inode == inode) {
+    let identity = disk.identity_and_length(file)?.0;
+    if disk.stat(path)?.is_some_and(|entry| entry.identity == identity) {
         return Ok(());
     }
     bail!(
@@ -399,6 +399,11 @@ fn read(disk: &Disk, path: &FilePath) -> Result<(State, u64)> {
     if sequence < complete_up_to || rest.holds_frame {
         return Err(damaged(at));
     }
+    if let Some(path) = state.contradiction() {
+        return Err(Fatal::new(format!(
+            "`{name}` is damaged, it says of `{path}` twice how much is committed: restore `{FOLDER}` from a backup, or move it away together with the output to receive everything again"
+        )));
+    }
     if rest.holds_bytes {
         tracing::debug!(path = name, at, "left out an unfinished record");
     }
@@ -411,7 +416,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 
 fn remove(disk: &Disk, path: &FilePath) -> Result<()> {
     let Some(entry) = disk.stat(path)? else { return Ok(()) };
-    disk.remove(path, entry.inode)?;
+    disk.remove(path, entry.identity)?;
     Ok(())
 }
 

@@ -69,7 +69,7 @@ impl Owner {
 /// Whether the lock that is held is the one that others would take.
 fn is_in_place(disk: &Disk, file: &File) -> Result<bool> {
     let Some(there) = disk.stat(&own("lock"))? else { return Ok(false) };
-    Ok(there.inode == disk.inode_and_length(file)?.0)
+    Ok(there.identity == disk.identity_and_length(file)?.0)
 }
 
 fn take(disk: &Disk, pipeline: &str, deadline: Instant) -> Result<File> {

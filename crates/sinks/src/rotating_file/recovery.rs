@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 
 use super::compress;
 use super::disk::Disk;
-use super::ledger::{Entry, FileRecord, Intent, Ledger, Stage};
+use super::ledger::{Entry, FileRecord, Intent, Ledger, Stage, State};
 use super::names::FilePath;
 use super::outputs::Outputs;
 
@@ -31,11 +31,12 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
                 finish_rotation(disk, &record, to, period_end)?
                     .map_or(Entry::Withdraw(id), |record| Entry::File(id, record))
             }
-            (Intent::Compress { to, inode, length }, Some(record)) => {
-                let copy = FileRecord { path: to, inode, length, stage: Stage::Compressed, ..record.clone() };
-                match has_inode(disk, &copy.path, inode)? {
+            (Intent::Compress { to, identity, length }, Some(record)) => {
+                let copy =
+                    FileRecord { path: to, identity, length, stage: Stage::Compressed, ..record.clone() };
+                match has_identity(disk, &copy.path, identity)? {
                     true => {
-                        disk.remove(&record.path, record.inode)?;
+                        disk.remove(&record.path, record.identity)?;
                         disk.sync_folder_of(&copy.path)?;
                         Entry::File(id, copy)
                     }
@@ -43,7 +44,7 @@ pub(super) fn settle_intents(disk: &Disk, ledger: &mut Ledger) -> Result<()> {
                 }
             }
             (Intent::Delete, Some(record)) => {
-                disk.remove(&record.path, record.inode)?;
+                disk.remove(&record.path, record.identity)?;
                 disk.sync_folder_of(&record.path)?;
                 Entry::Forget(id)
             }
@@ -60,11 +61,11 @@ fn undo_creation(disk: &Disk, ledger: &Ledger, path: &FilePath) -> Result<()> {
     let Some(entry) = disk.stat(path)? else { return disk.sync_folder_of(path) };
     let state = ledger.state();
     let known = state.file_at(path).and_then(|id| state.files.get(id));
-    if known.is_some_and(|record| record.inode == entry.inode) {
+    if known.is_some_and(|record| record.identity == entry.identity) {
         return Ok(());
     }
     tracing::debug!(path = %disk.shown(path), bytes = entry.length, "removing a file that was never committed");
-    disk.remove(path, entry.inode)?;
+    disk.remove(path, entry.identity)?;
     disk.sync_folder_of(path)
 }
 
@@ -75,18 +76,18 @@ fn finish_rotation(
     to: FilePath,
     period_end: i64,
 ) -> Result<Option<FileRecord>> {
-    if !has_inode(disk, &to, record.inode)? {
+    if !has_identity(disk, &to, record.identity)? {
         return Ok(None);
     }
     // Where a file system cannot rename without replacing, a file may have both names for a moment.
-    disk.remove(&record.path, record.inode)?;
+    disk.remove(&record.path, record.identity)?;
     disk.sync_folder_of(&to)?;
     let period = (record.period.0, period_end);
     Ok(Some(FileRecord { path: to, period, stage: Stage::Rotated, ..record.clone() }))
 }
 
-fn has_inode(disk: &Disk, path: &FilePath, inode: u64) -> Result<bool> {
-    Ok(disk.stat(path)?.is_some_and(|entry| entry.inode == inode))
+fn has_identity(disk: &Disk, path: &FilePath, identity: u64) -> Result<bool> {
+    Ok(disk.stat(path)?.is_some_and(|entry| entry.identity == identity))
 }
 
 /// Brings the files that lines still go to to their committed lengths, and finds out which of them others
@@ -97,16 +98,16 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
         let Some(output) = outputs.of_family(&record.family) else { continue };
         let path = disk.shown(&record.path);
         match disk.stat(&record.path)? {
-            Some(entry) if entry.inode == record.inode && entry.length < record.length => {
+            Some(entry) if entry.identity == record.identity && entry.length < record.length => {
                 let reason = format!(
                     "`{path}` holds {} bytes of the {} that were committed: the disk has lost some, or somebody has cut it; restore it, or move it away to go on in a new one",
                     entry.length, record.length
                 );
                 outputs.hold(output, reason);
             }
-            Some(entry) if entry.inode == record.inode => cut(disk, record)?,
+            Some(entry) if entry.identity == record.identity => cut(disk, record)?,
             there => {
-                let moved_to = find_beside(disk, record)?;
+                let moved_to = find_beside(disk, ledger.state(), record)?;
                 match (&moved_to, there) {
                     (Some(to), _) => {
                         let to = disk.shown(to);
@@ -136,7 +137,7 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
 fn cut_for_good(disk: &Disk, record: &FileRecord) -> Result<()> {
     cut(disk, record)?;
     match disk.open(&record.path)? {
-        Some(file) if disk.inode_and_length(&file)?.0 == record.inode => disk.sync(&file),
+        Some(file) if disk.identity_and_length(&file)?.0 == record.identity => disk.sync(&file),
         _ => Ok(()),
     }
 }
@@ -144,22 +145,29 @@ fn cut_for_good(disk: &Disk, record: &FileRecord) -> Result<()> {
 /// Cuts off what was written and never committed.
 fn cut(disk: &Disk, record: &FileRecord) -> Result<()> {
     let Some(entry) = disk.stat(&record.path)? else { return Ok(()) };
-    if entry.inode != record.inode || entry.length <= record.length {
+    if entry.identity != record.identity || entry.length <= record.length {
         return Ok(());
     }
     let path = disk.shown(&record.path);
     let file = disk.open(&record.path)?.with_context(|| format!("`{path}` has just gone"))?;
-    if disk.inode_and_length(&file)?.0 != record.inode {
+    if disk.identity_and_length(&file)?.0 != record.identity {
         return Ok(());
     }
     tracing::debug!(path, from = entry.length, to = record.length, "cutting off what was never committed");
     disk.truncate(&file, record.length).with_context(|| format!("cannot cut `{path}`"))
 }
 
-/// The file under another name of the same folder.
-fn find_beside(disk: &Disk, record: &FileRecord) -> Result<Option<FilePath>> {
+/// The file under another name of the same folder. One that the ledger knows under that name is another one, which
+/// was given the same inode.
+fn find_beside(disk: &Disk, state: &State, record: &FileRecord) -> Result<Option<FilePath>> {
+    let is_known = |path: &FilePath| {
+        let known = state.file_at(path).and_then(|id| state.files.get(id));
+        known.is_some_and(|known| known.identity == record.identity)
+    };
     for path in disk.list_beside(&record.path)? {
-        if disk.stat(&path)?.is_some_and(|entry| entry.is_file && entry.inode == record.inode) {
+        if !is_known(&path)
+            && disk.stat(&path)?.is_some_and(|entry| entry.is_file && entry.identity == record.identity)
+        {
             return Ok(Some(path));
         }
     }

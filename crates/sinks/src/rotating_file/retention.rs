@@ -33,7 +33,7 @@ impl Writer {
             let record =
                 self.ledger.state().files.get(id).context("a file that is deleted is in the ledger")?.clone();
             let path = self.disk.shown(&record.path);
-            match self.disk.remove(&record.path, record.inode) {
+            match self.disk.remove(&record.path, record.identity) {
                 Ok(_) => {
                     // Also when it was gone already: who removed it may not have come to this.
                     self.disk.sync_folder_of(&record.path)?;
@@ -114,7 +114,7 @@ mod tests {
             let path = family.with_suffix(&format!(".{day}-{index}"));
             let period = (day * DAY, (day + 1) * DAY);
             let record =
-                FileRecord { path, family, inode: 1, length, tail: Tail::Whole, period, number: 0, stage };
+                FileRecord { path, family, identity: 1, length, tail: Tail::Whole, period, number: 0, stage };
             (index as FileId, record)
         };
         list.iter().enumerate().map(record).collect()
@@ -150,6 +150,21 @@ mod tests {
         assert_eq!(victims(&files(&list), &keep(29), 0), [1]);
         assert_eq!(victims(&files(&list), &keep(19), 0), [1, 0]);
         assert_eq!(victims(&files(&list), &keep(1), 0), [1, 0], "never the active one");
+    }
+
+    /// Only a ledger that somebody else wrote holds such numbers, and it is no reason to delete anything else.
+    #[test]
+    fn the_greatest_numbers_are_numbers() {
+        use Stage::Rotated;
+        let mut files = files(&[("a", 1, u64::MAX, Rotated), ("a", 2, 10, Rotated), ("a", 3, 10, Rotated)]);
+        let age = |seconds| Keep { age: Some(Period(Duration::from_secs(seconds))), ..Keep::default() };
+        files.get_mut(2).unwrap().period.1 = i64::MAX;
+        assert_eq!(victims(&files, &age(86_400), 100 * DAY), [0, 1]);
+        assert_eq!(victims(&files, &age(u64::MAX), 100 * DAY), NONE);
+        let bytes = Keep { bytes: Some(Size(20)), ..Keep::default() };
+        assert_eq!(victims(&files, &bytes, 0), [0]);
+        let bytes = Keep { bytes: Some(Size(u64::MAX)), ..Keep::default() };
+        assert_eq!(victims(&files, &bytes, 0), NONE);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! With a `%` in the path nothing is ever renamed: the next file has another name. A plain path keeps its
 //! name for the file that is written to, and the one before gets a timestamp, in steps that a start after a
-//! crash can finish or undo by looking at inodes:
+//! crash can finish or undo by looking at identities:
 //!
 //! 1. everything written is committed, then the intent, and both are durable;
 //! 2. the file is renamed, once, to a name that was free, and its folder is synced;
@@ -101,7 +101,7 @@ impl Writer {
         let mut record = FileRecord {
             path: first.clone(),
             family,
-            inode: 0,
+            identity: 0,
             length: 0,
             tail: Tail::Whole,
             period: seconds,
@@ -122,7 +122,7 @@ impl Writer {
                     }
                 }
             }
-            number += 1;
+            number = number.saturating_add(1);
             if number > MAX_NUMBER {
                 bail!("more than {MAX_NUMBER} files of the name `{}`", self.disk.shown(&first));
             }
@@ -158,7 +158,7 @@ impl Writer {
         use std::os::unix::fs::FileExt;
         let file = self.disk.open(&record.path)?;
         let file = file.with_context(|| format!("`{}` has just gone", self.disk.shown(&record.path)))?;
-        (record.inode, record.length) = self.disk.inode_and_length(&file)?;
+        (record.identity, record.length) = self.disk.identity_and_length(&file)?;
         let mut last = [b'\n'];
         if record.length > 0 {
             file.read_exact_at(&mut last, record.length - 1)?;
@@ -226,7 +226,7 @@ impl Writer {
         let shown = self.disk.shown(&record.path);
         let renamed = self.disk.rename_by(&record.path, &to, |handle| rename(handle, suffix));
         renamed.with_context(|| format!("cannot rotate `{shown}`"))?;
-        if self.disk.stat(&to)?.is_none_or(|entry| entry.inode != record.inode) {
+        if self.disk.stat(&to)?.is_none_or(|entry| entry.identity != record.identity) {
             bail!("`{shown}` was replaced while it was rotated");
         }
         self.disk.sync_folder_of(&to)?;

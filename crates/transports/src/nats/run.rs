@@ -127,7 +127,19 @@ mod tests {
         let expected = expected.map(|(start, end, text)| (start, end, text.to_owned()));
         assert_eq!(joined(Run::new(Places::Same, 100), batches), expected);
         let epoch = Batch { epoch: Epoch(2), ..data("a", 2, "2\n") };
-        assert_eq!(joined(Run::new(Places::Same, 100), [data("a", 0, "1\n"), epoch]).len(), 2);
+        let unknown_loss = || {
+            let loss = Batch::loss(Origin::new("h", "a"), Epoch(1), 2, 2, "gone");
+            Batch { time: data("a", 0, "1\n").time, ..loss }
+        };
+        for [one, other] in [
+            [data("a", 0, "1\n"), epoch],
+            [data("a", 0, "1\n"), data("a", 3, "2\n")],
+            [data("a", 0, "1\n"), data("b", 2, "2\n")],
+            [data("a", 0, "1\n"), unknown_loss()],
+            [unknown_loss(), data("a", 2, "2\n")],
+        ] {
+            assert_eq!(joined(Run::new(Places::Same, 100), [one, other]).len(), 2);
+        }
     }
 
     #[test]

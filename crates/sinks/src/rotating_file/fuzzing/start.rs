@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use serde::de::value::{Error, MapDeserializer};
 use crate::rotating_file::RotatingFile;
 use crate::rotating_file::commit::Claims;
 use crate::rotating_file::config::Plan;
+use crate::rotating_file::disk::identity_at;
 use crate::rotating_file::ledger::fuzzing::forged;
 use crate::rotating_file::ledger::{Entry, FOLDER, FileRecord, Intent, OriginRecord, Stage, Tail};
 use crate::rotating_file::lock::Owner;
@@ -58,20 +58,20 @@ pub fn sink_start(folder: &Path, data: &[u8]) {
     for name in ["web1", "web2", FOLDER] {
         fs::create_dir_all(output.join(name)).expect("a folder can be made");
     }
-    let mut inodes = Vec::new();
+    let mut identities = Vec::new();
     for name in NAMES {
         let path = output.join(name);
         if input.flag() {
             fs::write(&path, input.bytes()).expect("a file can be written");
         }
-        inodes.push(path.metadata().map_or(7, |metadata| metadata.ino()));
+        identities.push(identity_at(&path).unwrap_or(7));
     }
     fs::write(output.join(BYSTANDER), "notes").expect("a file can be written");
     let ledger = if input.flag() {
         input.rest().to_vec()
     } else {
         let count = input.below(24);
-        forged((0..count).map(|_| entry(&mut input, &inodes)))
+        forged((0..count).map(|_| entry(&mut input, &identities)))
     };
     fs::write(output.join(FOLDER).join("ledger.00000001"), ledger).expect("a file can be written");
 
@@ -89,7 +89,7 @@ pub fn sink_start(folder: &Path, data: &[u8]) {
     let after = files(&output);
     for (_, record) in writer.ledger.state().files.iter() {
         let path = output.join(Path::new(&record.path.to_string()));
-        let is_it = path.metadata().is_ok_and(|metadata| metadata.ino() == record.inode);
+        let is_it = identity_at(&path) == Some(record.identity);
         if let (true, Some(before), Some(after)) = (is_it, before.get(&path), after.get(&path)) {
             let committed = record.length.min(before.len() as u64);
             assert!(after.len() as u64 >= committed, "committed bytes of {path:?} are gone");
@@ -168,7 +168,7 @@ fn files(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-fn entry(input: &mut Input<'_>, inodes: &[u64]) -> Entry {
+fn entry(input: &mut Input<'_>, identities: &[u64]) -> Entry {
     let id = input.below(6) as u32;
     match input.byte() % 12 {
         0 => Entry::Cursor(Cursor { transport: "nats".into(), position: input.bytes().to_vec().into() }),
@@ -184,16 +184,16 @@ fn entry(input: &mut Input<'_>, inodes: &[u64]) -> Entry {
             let history = History { current: position(input), earlier };
             Entry::History(id, input.flag().then_some(history))
         }
-        5 | 6 => Entry::File(id, record(input, inodes)),
+        5 | 6 => Entry::File(id, record(input, identities)),
         7 => Entry::Length(id, input.number(), tail(input)),
         8 => Entry::Forget(id),
         9 | 10 => {
-            let (to, inode) = name(input, inodes);
+            let (to, identity) = name(input, identities);
             let intent = match input.below(5) {
-                0 => Intent::Create(record(input, inodes)),
-                1 => Intent::Adopt(record(input, inodes)),
+                0 => Intent::Create(record(input, identities)),
+                1 => Intent::Adopt(record(input, identities)),
                 2 => Intent::Rotate { to, period_end: input.number() as i64 },
-                3 => Intent::Compress { to, inode, length: input.number() },
+                3 => Intent::Compress { to, identity, length: input.number() },
                 _ => Intent::Delete,
             };
             Entry::Intent(id, intent)
@@ -214,19 +214,19 @@ fn tail(input: &mut Input<'_>) -> Tail {
     [Tail::Whole, Tail::Broken, Tail::Unfinished(input.number() as u32)][input.below(3)]
 }
 
-/// A file, and mostly the inode that it has.
-fn name(input: &mut Input<'_>, inodes: &[u64]) -> (FilePath, u64) {
+/// A file, and mostly the identity that it has.
+fn name(input: &mut Input<'_>, identities: &[u64]) -> (FilePath, u64) {
     let number = input.below(NAMES.len());
-    let inode = if input.byte() < 200 { inodes[number] } else { input.number() };
-    (FilePath::from_bytes(NAMES[number].as_bytes()).expect("a proper name"), inode)
+    let identity = if input.byte() < 200 { identities[number] } else { input.number() };
+    (FilePath::from_bytes(NAMES[number].as_bytes()).expect("a proper name"), identity)
 }
 
-fn record(input: &mut Input<'_>, inodes: &[u64]) -> FileRecord {
-    let (path, inode) = name(input, inodes);
+fn record(input: &mut Input<'_>, identities: &[u64]) -> FileRecord {
+    let (path, identity) = name(input, identities);
     FileRecord {
         path,
-        family: name(input, inodes).0,
-        inode,
+        family: name(input, identities).0,
+        identity,
         length: input.number(),
         tail: tail(input),
         period: (input.number() as i64, input.number() as i64),

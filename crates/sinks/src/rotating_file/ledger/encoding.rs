@@ -138,7 +138,7 @@ fn put_record(out: &mut Vec<u8>, record: &FileRecord) {
     // Mostly the path begins with the family, or is it.
     let same = record.path == record.family;
     put_bytes(out, if same { b"" } else { record.family.as_bytes() });
-    put_number(out, record.inode);
+    put_number(out, record.identity);
     put_number(out, record.length);
     put_tail(out, record.tail);
     put_signed(out, record.period.0);
@@ -160,7 +160,7 @@ fn record(reader: &mut Reader<'_>) -> Result<FileRecord, Malformed> {
     Ok(FileRecord {
         path,
         family,
-        inode: reader.number()?,
+        identity: reader.number()?,
         length: reader.number()?,
         tail: tail(reader)?,
         period: (reader.signed()?, reader.signed()?),
@@ -205,10 +205,10 @@ fn put_intent(out: &mut Vec<u8>, intent: &Intent) {
             put_bytes(out, to.as_bytes());
             put_signed(out, *period_end);
         }
-        Intent::Compress { to, inode, length } => {
+        Intent::Compress { to, identity, length } => {
             out.push(4);
             put_bytes(out, to.as_bytes());
-            put_number(out, *inode);
+            put_number(out, *identity);
             put_number(out, *length);
         }
         Intent::Delete => out.push(5),
@@ -220,7 +220,9 @@ fn intent(reader: &mut Reader<'_>) -> Result<Intent, Malformed> {
         1 => Intent::Create(record(reader)?),
         2 => Intent::Adopt(record(reader)?),
         3 => Intent::Rotate { to: file_path(reader)?, period_end: reader.signed()? },
-        4 => Intent::Compress { to: file_path(reader)?, inode: reader.number()?, length: reader.number()? },
+        4 => {
+            Intent::Compress { to: file_path(reader)?, identity: reader.number()?, length: reader.number()? }
+        }
         5 => Intent::Delete,
         _ => return Err(Malformed),
     })

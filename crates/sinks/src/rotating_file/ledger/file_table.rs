@@ -84,7 +84,7 @@ mod tests {
         FileRecord {
             family: path.clone(),
             path,
-            inode: 0,
+            identity: 0,
             length: 0,
             tail: Tail::Whole,
             period: (0, 0),

@@ -56,8 +56,8 @@ pub(crate) struct FileRecord {
     pub(crate) path: FilePath,
     /// The output it belongs to: see [`Output`](crate::rotating_file::outputs::Output).
     pub(crate) family: FilePath,
-    /// Its inode: who stands at `path` with another one is somebody else.
-    pub(crate) inode: u64,
+    /// Its identity: who stands at `path` with another one is somebody else.
+    pub(crate) identity: u64,
     /// Its committed length.
     pub(crate) length: u64,
     /// How the committed bytes end.
@@ -111,8 +111,8 @@ pub(crate) enum Intent {
     Compress {
         /// The path of the copy, which was free.
         to: FilePath,
-        /// The copy's inode.
-        inode: u64,
+        /// The copy's identity.
+        identity: u64,
         /// The copy's length.
         length: u64,
     },
@@ -326,6 +326,19 @@ impl State {
         let intents = self.intents.iter().map(|(id, intent)| Entry::Intent(*id, intent.clone()));
         let cursors = self.cursors().map(Entry::Cursor);
         cursors.chain(origins).chain(histories).chain(files).chain(intents)
+    }
+
+    /// A file that two records claim, or one and the intent to append to it, if there is such a one: each would have
+    /// it cut to a length of its own.
+    pub(super) fn contradiction(&self) -> Option<&FilePath> {
+        let adopted = self.intents.values().filter_map(|intent| match intent {
+            Intent::Adopt(record) => Some(record),
+            _ => None,
+        });
+        let records = self.files.iter().map(|(_, record)| record).chain(adopted);
+        let mut claimed: Vec<_> = records.map(|record| (record.identity, &record.path)).collect();
+        claimed.sort_unstable();
+        claimed.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].1)
     }
 
     /// A number that no file had before.

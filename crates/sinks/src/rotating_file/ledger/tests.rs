@@ -30,7 +30,7 @@ fn file(path: &str, length: u64) -> FileRecord {
     FileRecord {
         family: path.clone(),
         path,
-        inode: 7,
+        identity: 7,
         length,
         tail: Tail::Whole,
         period: (i64::MIN, i64::MAX),
@@ -80,7 +80,7 @@ fn every_kind_of_entry_survives_a_start() {
         Entry::Intent(2, Intent::Delete),
         Entry::Intent(3, Intent::Create(file("d", 0))),
         Entry::Intent(4, Intent::Adopt(file("e", 5))),
-        Entry::Intent(5, Intent::Compress { to: file("f.gz", 0).path, inode: 1, length: 2 }),
+        Entry::Intent(5, Intent::Compress { to: file("f.gz", 0).path, identity: 1, length: 2 }),
         Entry::Intent(6, Intent::Delete),
         Entry::Withdraw(6),
         Entry::File(7, file("gone", 1)),
@@ -326,12 +326,36 @@ fn what_takes_a_file_of_the_sinks_own_for_output_is_damage() {
             Entry::Intent(0, Intent::Create(record.clone())),
             Entry::Intent(0, Intent::Adopt(record)),
             Entry::Intent(0, Intent::Rotate { to: to.clone(), period_end: 0 }),
-            Entry::Intent(0, Intent::Compress { to, inode: 1, length: 1 }),
+            Entry::Intent(0, Intent::Compress { to, identity: 1, length: 1 }),
         ] {
             fs::remove_dir_all(folder.path().join(FOLDER)).unwrap();
             fs::create_dir(folder.path().join(FOLDER)).unwrap();
             fs::write(&path, forged(1, std::slice::from_ref(&entry))).unwrap();
             assert_eq!(open(folder.path()).is_ok(), is_sound, "{entry:?}");
+        }
+    }
+}
+
+#[test]
+fn two_committed_lengths_of_one_file_are_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(folder.path()).unwrap());
+    let path = only_ledger(folder.path());
+    let (short, long) = (file("a.log", 1), FileRecord { length: 99, ..file("a.log", 1) });
+    let elsewhere = FileRecord { path: file("b.log", 1).path, ..long.clone() };
+    let another = FileRecord { identity: long.identity + 1, ..long.clone() };
+    for (second, is_sound) in [
+        (Entry::File(1, long.clone()), false),
+        (Entry::Intent(1, Intent::Adopt(long)), false),
+        (Entry::File(1, elsewhere), true),
+        (Entry::File(1, another), true),
+    ] {
+        fs::remove_dir_all(folder.path().join(FOLDER)).unwrap();
+        fs::create_dir(folder.path().join(FOLDER)).unwrap();
+        fs::write(&path, forged(1, &[Entry::File(0, short.clone()), second.clone()])).unwrap();
+        match open(folder.path()) {
+            Ok(_) => assert!(is_sound, "{second:?}"),
+            Err(error) => assert!(!is_sound && error.is::<Fatal>(), "{second:?}: {error}"),
         }
     }
 }

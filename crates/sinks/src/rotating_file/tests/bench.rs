@@ -58,7 +58,15 @@ pub(super) fn origin(host: &str, path: &str) -> Origin {
 impl Bench {
     /// A sink with `path` below a fresh folder, times in UTC, and further keys.
     pub(super) fn new(path: &str, keys: &str) -> Self {
-        let folder = folder();
+        Self::in_folder(folder(), path, keys)
+    }
+
+    /// The same in the system's folder for such things: a disk, mostly.
+    pub(super) fn on_disk(path: &str, keys: &str) -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), path, keys)
+    }
+
+    fn in_folder(folder: TempDir, path: &str, keys: &str) -> Self {
         let toml = format!("path = \"{}/{path}\"\ntimezone = \"UTC\"\n{keys}", folder.path().display());
         Self { folder, toml }
     }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 
 use fshipper_pipeline::{Batch, Epoch, Written};
 
 use super::bench::{Bench, Session, data, day, origin};
 use crate::rotating_file::commit::Claims;
+use crate::rotating_file::ledger::{Entry, FileRecord};
 use crate::rotating_file::outputs::losses_path;
 
 #[test]
@@ -54,6 +56,72 @@ fn a_file_that_others_rename_is_finished_and_a_new_one_begins() {
     session.write(&log, "three\n", day(0));
     session.commit();
     assert_eq!((bench.read("h/f.1").as_str(), bench.read("h/f").as_str()), ("one\ntwo\n", "three\n"));
+}
+
+/// What a file system does that gives out an inode again, and does not tell when a file came to be.
+#[test]
+fn a_file_of_ours_is_not_taken_for_a_deleted_one_whose_inode_it_was_given() {
+    let bench = Bench::new("{host}.log", "");
+    let (gone, here) = (origin("gone", "/f"), origin("here", "/f"));
+    let mut session = bench.open();
+    session.write(&gone, "a\n", day(0));
+    session.write(&here, "committed, and longer\n", day(0));
+    session.commit();
+    let (path, state) = (bench.path("here.log"), session.writer.ledger.state());
+    let find = |name: &str| state.files.iter().find(|(_, file)| file.path.to_string() == name).unwrap();
+    let ((first, of_gone), (_, of_here)) = (find("gone.log"), find("here.log"));
+    let reused = FileRecord { identity: of_here.identity, ..of_gone.clone() };
+    session.writer.log(&mut vec![Entry::File(first, reused)]).unwrap();
+    drop(session);
+    fs::remove_file(bench.path("gone.log")).unwrap();
+
+    let mut session = bench.open();
+    assert_eq!(fs::read_to_string(path).unwrap(), "committed, and longer\n");
+    session.write(&gone, "b\n", day(0));
+    session.write(&here, "and on\n", day(0));
+    session.commit();
+    assert_eq!(bench.read("gone.log"), "b\n");
+    assert_eq!(bench.read("here.log"), "committed, and longer\nand on\n");
+}
+
+#[test]
+fn after_the_last_number_of_a_file_its_log_waits_and_is_told_why() {
+    let bench = Bench::new("{file}.%Y%m%d", "rotate = { max_bytes = 8 }");
+    let log = origin("h", "/f");
+    let mut session = bench.open();
+    session.write(&log, "one\n", day(0));
+    session.commit();
+    let (id, record) = session.writer.ledger.state().files.iter().next().unwrap();
+    let last = FileRecord { number: u32::MAX, ..record.clone() };
+    session.writer.log(&mut vec![Entry::File(id, last)]).unwrap();
+    drop(session);
+    let mut session = bench.open();
+    session.write(&log, "two and more\n", day(0));
+    let batch = data(&log, session.end(&log), "three and more\n", day(0));
+    let error = session.feed(batch).unwrap_err();
+    assert!(error.to_string().contains("more than 999999 files of the name"), "{error}");
+}
+
+/// ext4 gives the inode of a deleted file to the next one. On other file systems there is nothing to see.
+#[test]
+fn a_file_of_others_in_the_place_of_a_deleted_one_is_appended_to_and_never_cut() {
+    let bench = Bench::on_disk("all.log", "");
+    let log = origin("h", "/f");
+    for attempt in 0..20 {
+        let mut session = bench.open();
+        session.write(&log, "ours\n", day(0));
+        session.commit();
+        drop(session);
+        let before = fs::metadata(bench.path("all.log")).unwrap().ino();
+        fs::remove_file(bench.path("all.log")).unwrap();
+        let theirs = format!("{attempt}: theirs, and longer than ours\n");
+        fs::write(bench.path("all.log"), &theirs).unwrap();
+        let is_reused = fs::metadata(bench.path("all.log")).unwrap().ino() == before;
+        let mut session = bench.open();
+        session.write(&log, "more\n", day(0));
+        session.commit();
+        assert_eq!(bench.read("all.log"), theirs + "more\n", "the inode was given again: {is_reused}");
+    }
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl World {
         assert!(state.intents.is_empty(), "{:?}", state.intents);
         for (path, (inode, content)) in &tree.files {
             if let Some(record) = known.get(path) {
-                assert_eq!((record.inode, record.length), (*inode, content.len() as u64), "`{path}`");
+                assert_eq!((record.identity, record.length), (*inode, content.len() as u64), "`{path}`");
             } else if let Some(name) = path.strip_prefix(FOLDER) {
                 ledgers += usize::from(name.starts_with("/ledger.0"));
                 assert!(name == "/lock" || name.starts_with("/ledger.0"), "`{path}` was left behind");
