@@ -40,7 +40,7 @@ pub(super) struct PipelineTable {
     /// Where each pipeline keeps a directory of its own, by default `$STATE_DIRECTORY`, else
     /// `$XDG_STATE_HOME/fshipper`, else `~/.local/state/fshipper`.
     state_dir: Option<String>,
-    /// At most this long between a write and the beginning of its commit, by default 1s.
+    /// At most this long between a write and its commit, by default 1s.
     commit_interval: Option<Period>,
     /// After this many bytes a commit begins, by default 8MiB. Up to 32 times as many are written while one runs.
     commit_bytes: Option<Size>,
