@@ -3,6 +3,7 @@
 //! The checkpoint lives in a [`Journal`] of the pipeline's state directory and is written after the sink
 //! committed, so a crash between the two repeats bytes and never skips any: at least once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -70,14 +71,17 @@ impl Sink for Kept {
     async fn commit(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.sink.commit(checkpoint).await?;
         self.held = self.sink.held();
-        // What the sink could not store after all must not be claimed. The hop is opened again soon, from
-        // the positions of the last commit.
-        if !self.held.is_empty() || !checkpoint.changed() {
+        if !checkpoint.changed() {
             return Ok(());
         }
         let mut journal = self.journal.take().context("the checkpoint's file failed before")?;
-        let grown = journal.bytes() > COMPACT_BYTES.max(self.compacted_bytes * COMPACT_FACTOR);
-        let record = if grown { Record::all(checkpoint) } else { Record::changes(checkpoint) };
+        let all_stored = self.held.is_empty();
+        let grown = all_stored && journal.bytes() > COMPACT_BYTES.max(self.compacted_bytes * COMPACT_FACTOR);
+        let mut record = if grown { Record::all(checkpoint) } else { Record::changes(checkpoint) };
+        if !all_stored {
+            // What the sink could not store after all must not be claimed, nor a cursor beyond it.
+            record.leave_out(&self.held);
+        }
         let payload = serde_json::to_vec(&record)?;
         let write = move || -> Result<Journal> {
             if grown {
@@ -126,6 +130,13 @@ impl Record {
 
     fn all(checkpoint: &Checkpoint) -> Self {
         Self::of(checkpoint, checkpoint.origins())
+    }
+
+    fn leave_out(&mut self, held: &[(Origin, String)]) {
+        let held: HashSet<_> =
+            held.iter().map(|(origin, _)| (hex(origin.host()), hex(origin.path()))).collect();
+        self.origins.retain(|record| !held.contains(&(record.host.clone(), record.path.clone())));
+        self.cursors.clear();
     }
 
     fn of<'a>(checkpoint: &Checkpoint, origins: impl Iterator<Item = (&'a Origin, &'a History)>) -> Self {

@@ -16,7 +16,7 @@ use super::Writer;
 use crate::checkpoint::Changes;
 use crate::metrics::Metrics;
 use crate::plugin::Committing;
-use crate::{History, Origin};
+use crate::{History, Origin, Position};
 
 /// A commit that was begun and is not known to be durable.
 pub(super) struct UnderWay {
@@ -53,6 +53,15 @@ impl Writer<'_> {
             self.finish_commit().await?;
         }
         self.begin_commit().await
+    }
+
+    /// Where `origin` is durable, as far as anybody knows.
+    pub(super) fn durable_position(&self, origin: &Origin) -> Option<&Position> {
+        let under_way = self.under_way.as_ref().and_then(|under_way| under_way.before.get(origin));
+        match under_way.or_else(|| self.before.get(origin)) {
+            Some(before) => before.as_ref().map(|history| &history.current),
+            None => self.checkpoint.position(origin),
+        }
     }
 
     /// Begins to commit everything written. None is under way.

@@ -188,8 +188,7 @@ impl Writer<'_> {
         self.write(batch).await
     }
 
-    /// Asks for what is missing of those that were not asked for yet: everything below is durable now. What had
-    /// been written of such a log in this session would have made its gap one to be read again.
+    /// Asks for what is missing of those that were not asked for yet: everything below is durable now.
     pub(super) fn ask_for_the_unasked(&mut self) {
         let unasked = self.waits.waits.iter().filter(|(_, wait)| wait.asked_at.is_none());
         let unasked: Vec<_> = unasked.map(|(origin, _)| origin.clone()).collect();
@@ -201,11 +200,12 @@ impl Writer<'_> {
     fn ask(&mut self, origin: &Origin) {
         let Some(wait) = self.waits.waits.get_mut(origin) else { return };
         wait.asked_at = Some(Instant::now());
-        let position = self.checkpoint.position(origin).filter(|position| position.epoch == wait.epoch);
+        let (epoch, to) = (wait.epoch, wait.to);
+        let position = self.durable_position(origin).filter(|position| position.epoch == epoch);
         let gap = Gap {
-            epoch: wait.epoch,
+            epoch,
             from: position.map_or(0, |position| position.offset),
-            to: wait.to,
+            to,
             place: position.map(|position| position.place.clone()).unwrap_or_default(),
             read: self.last_read.clone(),
         };

@@ -8,9 +8,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
 
+use super::disk::{Cure, OfEverything};
 use super::files::Birth;
 use super::ledger::{Entry, FileId, OriginId, Stage};
 use super::outputs::OutputId;
@@ -87,28 +88,28 @@ impl Writer {
     /// One record of everything since the last one, durable. No cursor moves, since it may lie behind what the pump
     /// has not handed over yet.
     pub(super) fn record(&mut self) -> Result<()> {
-        self.begin_record(None, ())?;
+        self.begin_record(None, ()).map_err(OfEverything::seal)?;
         self.finish_record()
     }
 
     /// Appends one record of these entries, durable, when the one before is.
     pub(super) fn log(&mut self, entries: &mut Vec<Entry>) -> Result<()> {
         self.finish_record()?;
-        self.patiently(|writer| writer.ledger.append(entries))
+        self.patiently(|writer| writer.ledger.append(entries)).map_err(OfEverything::seal)
     }
 
     /// Waits until the record that is on its way is durable, if one is.
     pub(super) fn finish_record(&mut self) -> Result<()> {
         match self.syncing.as_ref().map(Syncing::wait) {
-            Some(outcome) => self.settle_record(outcome),
+            Some(outcome) => self.settle_record(outcome).map_err(OfEverything::seal),
             None => Ok(()),
         }
     }
 
     fn settle_record(&mut self, outcome: Result<()>) -> Result<()> {
         let syncing = self.syncing.take();
+        self.ledger.end(outcome.is_ok());
         outcome?;
-        self.ledger.end();
         if let Some(held) = syncing.and_then(|mut syncing| syncing.held.take()) {
             self.committed = Some(held);
         }
@@ -209,6 +210,8 @@ impl Writer {
             if lost(live.output) {
                 continue;
             }
+            let taken = live.record.length;
+            ensure!(live.written == taken, "of {taken} bytes taken for a file {} are written", live.written);
             if let Some(length) = length.filter(|length| *length != live.written) {
                 let path = self.disk.shown(&live.record.path);
                 if length < live.written {
@@ -256,8 +259,12 @@ impl Writer {
         if self.outputs.active(output) != Some(file) {
             return Ok(());
         }
-        let there = self.disk.stat(&record.path)?;
-        if there.is_some_and(|entry| entry.identity == record.identity) {
+        let there = match self.disk.stat(&record.path) {
+            // What cannot be looked at is looked at again with the next commit.
+            Err(error) if Cure::of(&error) == Cure::Hold => return Ok(()),
+            there => there?,
+        };
+        if there.is_some_and(|entry| entry.is(record.identity)) {
             return Ok(());
         }
         let path = self.disk.shown(&record.path);

@@ -183,7 +183,8 @@ fn remove(disk: &Disk, path: &FilePath) -> Result<()> {
 
 fn copy(disk: &Disk, stop: &Stop, from: &FileRecord, to: &FilePath) -> Result<Copied> {
     let source = disk.open(&from.path)?.context("it has gone")?;
-    if disk.identity_and_length(&source)? != (from.identity, from.length) {
+    let found = disk.look_at(&source)?;
+    if !found.is(from.identity) || found.length != from.length {
         bail!("it was changed by somebody else");
     }
     let file = disk.stream(disk.create(to)?);

@@ -4,6 +4,7 @@
 //! them. A test can stop the sink there as a kill would, let it fail, and keep a record of it from which it
 //! knows every state that a power cut may leave.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use fshipper_pipeline::Fatal;
 use rustix::io::Errno;
 
 use super::confined::{Entry, Handle, Root, folder_mode};
@@ -33,6 +35,8 @@ pub(super) struct Disk {
 pub(super) struct Found {
     /// Another file has another one, also when it was given the inode of a file that was deleted.
     pub(super) identity: u64,
+    /// What its identity was while the file system did not tell when it came to be.
+    inode: u64,
     /// In bytes.
     pub(super) length: u64,
     pub(super) is_file: bool,
@@ -91,6 +95,27 @@ pub(super) enum Cure {
 /// The kernel takes no more slices in one call.
 const MAX_SLICES: usize = 1024;
 
+/// An error after which nobody knows what of all files is written: it is never a matter of the one file that was
+/// written to when it showed.
+#[derive(Debug)]
+pub(super) struct OfEverything(String);
+
+impl OfEverything {
+    /// The same error, and no longer the system's.
+    pub(super) fn seal(error: anyhow::Error) -> anyhow::Error {
+        let is_final = error.chain().any(|cause| cause.is::<Fatal>() || cause.is::<Self>());
+        if is_final { error } else { anyhow::Error::new(Self(format!("{error:#}"))) }
+    }
+}
+
+impl fmt::Display for OfEverything {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OfEverything {}
+
 impl Cure {
     /// The cure for `error`, by the system's error at its root.
     pub(super) fn of(error: &anyhow::Error) -> Self {
@@ -112,6 +137,13 @@ impl Cure {
             | Errno::TXTBSY => Self::Hold,
             _ => Self::Reopen,
         }
+    }
+}
+
+impl Found {
+    /// Whether it is the file with this identity.
+    pub(super) fn is(&self, identity: u64) -> bool {
+        self.identity == identity || self.inode == identity
     }
 }
 
@@ -145,12 +177,18 @@ impl Disk {
 
     /// The identity and the length of an open file.
     pub(super) fn identity_and_length(&self, file: &File) -> Result<(u64, u64)> {
-        let found = self.found(Entry::of(file).map_err(io::Error::from)?);
+        let found = self.look_at(file)?;
         Ok((found.identity, found.length))
     }
 
+    /// What an open file is.
+    pub(super) fn look_at(&self, file: &File) -> Result<Found> {
+        Ok(self.found(Entry::of(file).map_err(io::Error::from)?))
+    }
+
     fn found(&self, entry: Entry) -> Found {
-        Found { identity: self.identity(&entry), length: entry.length, is_file: entry.is_file }
+        let (inode, length) = (self.inode(&entry), entry.length);
+        Found { identity: self.identity(&entry), inode, length, is_file: entry.is_file }
     }
 
     pub(super) fn list(&self, folder: &FilePath) -> Result<Vec<FilePath>> {
@@ -276,7 +314,7 @@ impl Disk {
     /// Removes the file at `path` if it has this identity: who stands there otherwise is not ours. Says
     /// whether it was there.
     pub(super) fn remove(&self, path: &FilePath, identity: u64) -> Result<bool> {
-        if self.stat(path)?.is_none_or(|entry| entry.identity != identity || !entry.is_file) {
+        if self.stat(path)?.is_none_or(|entry| !entry.is(identity) || !entry.is_file) {
             return Ok(false);
         }
         self.change(Change::Remove(path), || Ok(self.root.remove_file(path)?))
@@ -300,6 +338,11 @@ impl Disk {
     #[cfg(not(test))]
     fn identity(&self, entry: &Entry) -> u64 {
         identity_of(entry)
+    }
+
+    #[cfg(not(test))]
+    fn inode(&self, entry: &Entry) -> u64 {
+        entry.inode
     }
 }
 
@@ -339,6 +382,10 @@ impl Disk {
     /// On the simulated disk inodes are numbered in the order in which files are created.
     fn identity(&self, entry: &Entry) -> u64 {
         self.recorder.as_ref().map_or_else(|| identity_of(entry), |recorder| recorder.number(entry.inode))
+    }
+
+    fn inode(&self, entry: &Entry) -> u64 {
+        self.recorder.as_ref().map_or(entry.inode, |recorder| recorder.number(entry.inode))
     }
 }
 

@@ -226,8 +226,9 @@ impl Files {
         } else {
             let file = self.disk.open_to_append(path)?;
             let file = file.with_context(|| format!("`{shown}` was removed while it was written to"))?;
-            let (identity, length) = self.disk.identity_and_length(&file)?;
-            if identity != live.record.identity {
+            let found = self.disk.look_at(&file)?;
+            let length = found.length;
+            if !found.is(live.record.identity) {
                 bail!("`{shown}` was replaced while it was written to");
             }
             if length != live.written {

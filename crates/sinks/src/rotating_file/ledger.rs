@@ -88,8 +88,10 @@ pub(super) struct Ledger {
     size: LedgerSize,
     sequence: u64,
     /// A sync failed, or somebody has taken the file away: what is on the disk is unknown until the ledger is
-    /// opened again. While a record is on its way it is taken for failed.
+    /// opened again.
     broken: bool,
+    /// A record was begun and is not known to be durable.
+    under_way: bool,
 }
 
 /// One record, encoded, and where it goes.
@@ -138,7 +140,18 @@ impl Ledger {
         }
         let Snapshot { file, end, capacity, sequence } = fresh;
         let file = file.into();
-        Ok(Self { disk, state, file, number: number + 1, end, capacity, size, sequence, broken: false })
+        Ok(Self {
+            disk,
+            state,
+            file,
+            number: number + 1,
+            end,
+            capacity,
+            size,
+            sequence,
+            broken: false,
+            under_way: false,
+        })
     }
 
     /// What is durable, and what of the record that is on its way.
@@ -181,22 +194,23 @@ impl Ledger {
     pub(super) fn begin(&mut self, entries: &mut Vec<Entry>) -> Result<Option<Frame>> {
         let Some(frame) = self.frame(entries)? else { return Ok(None) };
         self.carry_out(&frame, entries)?;
-        self.broken = true;
+        self.under_way = true;
         Ok(Some(frame))
     }
 
-    /// The record that was begun is durable.
-    pub(super) fn end(&mut self) {
-        self.broken = false;
+    /// The record that was begun is durable, or nobody knows what is on the disk.
+    pub(super) fn end(&mut self, durable: bool) {
+        self.under_way = false;
+        self.broken |= !durable;
     }
 
     /// The next record, as it will stand in the file: made longer, or a new one, where there is no room.
     fn frame(&mut self, entries: &[Entry]) -> Result<Option<Frame>> {
+        if self.broken || self.under_way {
+            bail!("the ledger of `{}` has to be opened again", self.disk.shown(&own(".")));
+        }
         if entries.is_empty() {
             return Ok(None);
-        }
-        if self.broken {
-            bail!("the ledger of `{}` has to be opened again", self.disk.shown(&own(".")));
         }
         let mut payload = Vec::with_capacity(64 * entries.len());
         entries.iter().for_each(|entry| entry.encode(&mut payload));

@@ -50,13 +50,14 @@ impl Owner {
         let deadline = Instant::now() + PATIENCE;
         // A file that is there or not cannot be half so.
         let mut kept = self.lock.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &*kept
-            && is_in_place(disk, file)?
-        {
+        if let Some(file) = &*kept {
+            // Also when it is not in place any more: whoever has it may still write.
             while Arc::strong_count(file) > 1 {
                 wait(disk, deadline)?;
             }
-            return Ok(Lock(file.clone()));
+            if is_in_place(disk, file)? {
+                return Ok(Lock(file.clone()));
+            }
         }
         // Whoever deleted the folder has deleted the lock with it.
         *kept = None;

@@ -34,7 +34,10 @@ impl Writer {
                 self.ledger.state().files.get(id).context("a file that is deleted is in the ledger")?.clone();
             let path = self.disk.shown(&record.path);
             match self.disk.remove(&record.path, record.identity) {
-                Ok(_) => {
+                Ok(was_there) => {
+                    if !was_there && self.disk.stat(&record.path)?.is_some() {
+                        tracing::warn!("`{path}` is a file of somebody else now: it stays");
+                    }
                     // Also when it was gone already: who removed it may not have come to this.
                     self.disk.sync_folder_of(&record.path)?;
                     if let Err(error) = self.disk.remove_empty_folders(&record.path) {

@@ -226,7 +226,7 @@ impl Writer {
         let shown = self.disk.shown(&record.path);
         let renamed = self.disk.rename_by(&record.path, &to, |handle| rename(handle, suffix));
         renamed.with_context(|| format!("cannot rotate `{shown}`"))?;
-        if self.disk.stat(&to)?.is_none_or(|entry| entry.identity != record.identity) {
+        if self.disk.stat(&to)?.is_none_or(|entry| !entry.is(record.identity)) {
             bail!("`{shown}` was replaced while it was rotated");
         }
         self.disk.sync_folder_of(&to)?;

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use super::compress::Compressor;
 use super::config::Plan;
 use super::confined::{Root, folder_mode};
-use super::disk::{Cure, Disk};
+use super::disk::{Cure, Disk, OfEverything};
 use super::files::Files;
 use super::ledger::{Entry, FileId, Ledger, OriginId, Stage, Tail, own};
 use super::lock::{Lock, Owner};
@@ -93,9 +93,14 @@ impl Writer {
         disk.create_folders(&own("lock"))?;
         let lock = owner.lock(&disk)?;
         let mut ledger = Ledger::open(disk.clone(), plan.limits.ledger)?;
-        recovery::settle_intents(&disk, &mut ledger)?;
+        let unsettled = recovery::settle_intents(&disk, &mut ledger)?;
         let (mut outputs, mut changes) = Outputs::new(&plan.template, ledger.state());
         ledger.append(&mut changes)?;
+        for (family, reason) in unsettled {
+            if let Some(output) = outputs.of_family(&family) {
+                outputs.hold(output, reason);
+            }
+        }
         recovery::check_active_files(&disk, &mut ledger, &mut outputs)?;
         let rotated = ledger.state().files.iter().filter(|(_, record)| record.stage == Stage::Rotated);
         let to_compress = rotated.map(|(id, _)| id).collect();
@@ -145,6 +150,7 @@ impl Writer {
             Some(reason) => reason.to_owned(),
             None => match self.place(batch, author) {
                 Ok(()) => return Ok(Written::Accepted),
+                Err(error) if error.is::<OfEverything>() => return Err(error),
                 Err(error) if Cure::of(&error) == Cure::Hold || self.outputs.is_lost(author.output) => {
                     format!("{error:#}")
                 }
@@ -270,7 +276,15 @@ impl Writer {
     }
 
     /// Writes out what waits: first, durably, what is about to happen to files that nobody knows yet.
+    ///
+    /// # Errors
+    ///
+    /// [Of everything](OfEverything): what waits for other files is not written either.
     pub(super) fn flush(&mut self) -> Result<()> {
+        self.try_flush().map_err(OfEverything::seal)
+    }
+
+    fn try_flush(&mut self) -> Result<()> {
         self.unborn_since = None;
         if !self.settled.is_empty() {
             let mut entries = std::mem::take(&mut self.settled);

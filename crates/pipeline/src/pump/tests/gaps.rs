@@ -57,6 +57,27 @@ async fn a_commit_that_fails_is_no_news() {
     assert!(follower.changed(1).now_or_never().is_none());
 }
 
+/// A part of them came, and is not durable yet.
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_again_begins_where_everything_below_is_durable() {
+    let mut bench = Bench::that_waits().await;
+    bench.settings.commit_interval = Duration::from_secs(3600);
+    let stop = bench.stop.clone();
+    let mut follower = bench.metrics.progress.follow_news();
+    let mut steps = give(with_a_gap());
+    steps.extend([Step::Give(data("a", 4, "x\n")), Step::Idle]);
+    let session = bench.session(steps);
+    let watch = async {
+        assert_eq!(gap(&follower.changed(1).await).from, 4);
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        let again = follower.changed(1).await;
+        assert_eq!((gap(&again).from, gap(&again).to), (4, 10));
+        stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(session, watch);
+    ended.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn missing_bytes_are_asked_for_and_the_others_go_on() {
     let mut bench = Bench::that_waits().await;

@@ -91,3 +91,18 @@ fn a_log_that_cannot_be_written_since_a_commit_began_is_named_by_the_next_one() 
     let end = |origin| durable.position(origin).unwrap().offset;
     assert_eq!((end(&good), end(&bad)), (8, 4));
 }
+
+#[test]
+fn a_commit_that_fails_while_a_rotation_waits_for_it_is_no_trouble_of_one_log() {
+    let bench = Bench::new("{host}/{file}", "rotate = { every = \"1d\" }");
+    let mut session = with_late_syncs(&bench);
+    let log = origin("h", "/f");
+    session.write(&log, "one\n", day(0));
+    session.begin_commit().unwrap();
+    // Its folder cannot be synced any more: by the system's error that could be a trouble of this file alone.
+    std::fs::rename(bench.path("h"), bench.path("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(bench.path("elsewhere"), bench.path("h")).unwrap();
+    let error = session.feed(data(&log, 4, "two\n", day(1))).unwrap_err();
+    assert!(error.to_string().contains("symbolic link"), "{error:#}");
+    assert!(session.writer.record().is_err(), "nobody knows what the ledger holds");
+}

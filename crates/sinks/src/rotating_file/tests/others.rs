@@ -273,6 +273,79 @@ fn a_symbolic_link_is_not_followed_and_only_its_log_waits() {
 }
 
 #[test]
+fn a_folder_that_becomes_a_link_between_two_starts_holds_its_log_alone() {
+    // Committed, and about to be created when the process died.
+    for is_committed in [true, false] {
+        let bench = Bench::new("{host}/{file}", "");
+        let (bad, good) = (origin("bad", "/f"), origin("good", "/f"));
+        let mut session = bench.open();
+        for log in [&bad, &good] {
+            session.write(log, "one\n", day(0));
+        }
+        session.writer.flush().unwrap();
+        if is_committed {
+            session.commit();
+        }
+        drop(session);
+        fs::rename(bench.path("bad"), bench.path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(bench.path("elsewhere"), bench.path("bad")).unwrap();
+
+        let mut session = bench.open();
+        let end = session.end(&bad);
+        let Written::Held(reason) = session.write(&bad, "two\n", day(0)) else { panic!("it wrote") };
+        assert!(reason.contains("symbolic link"), "{reason}");
+        assert_eq!(session.write(&good, "two\n", day(0)), Written::Accepted);
+        session.commit();
+        assert_eq!(session.writer.checkpoint().position(&bad).map_or(0, |position| position.offset), end);
+        drop(session);
+
+        fs::remove_file(bench.path("bad")).unwrap();
+        fs::rename(bench.path("elsewhere"), bench.path("bad")).unwrap();
+        let mut session = bench.open();
+        session.write(&bad, "two\n", day(0));
+        session.commit();
+        let [one, both] =
+            [if is_committed { "one\n" } else { "" }, if is_committed { "one\ntwo\n" } else { "two\n" }];
+        assert_eq!((bench.read("bad/f"), bench.read("good/f")), (both.to_owned(), one.to_owned() + "two\n"));
+    }
+}
+
+#[test]
+fn notes_of_losses_that_cannot_be_written_are_no_trouble_of_the_log_that_wrote_next() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, other) = (origin("h", "/f"), origin("other", "/f"));
+    let loss = |start| {
+        let mut loss = Batch::loss(log.clone(), Epoch(1), start, 10, "a test");
+        loss.time = day(0);
+        loss
+    };
+    let mut session = bench.open();
+    session.feed(loss(0)).unwrap();
+    session.commit();
+    drop(session);
+    let notes = bench.path(".fshipper/losses.log");
+    let replace_notes = || {
+        fs::rename(&notes, bench.path("notes")).unwrap();
+        fs::create_dir(&notes).unwrap();
+    };
+
+    // It shows when they are to be written, together with what was taken of others.
+    let mut session = bench.open();
+    replace_notes();
+    session.feed(loss(10)).unwrap();
+    session.write(&other, "x\n", day(0));
+    session.feed(loss(20)).unwrap_err();
+    drop(session);
+
+    // It shows at the start: then the log waits whose loss it is, and the others go on.
+    let mut session = bench.open();
+    session.write(&other, "x\n", day(0));
+    assert!(matches!(session.feed(loss(10)).unwrap(), Written::Held(_)));
+    session.commit();
+    assert_eq!(bench.read("other/f"), "x\n");
+}
+
+#[test]
 fn a_folder_in_the_way_holds_its_log_and_lets_it_go_when_it_has_gone() {
     let bench = Bench::new("{host}/{file}", "");
     fs::create_dir_all(bench.path("h/f")).unwrap();
