@@ -86,6 +86,8 @@ fn leader(server: &NatsServer, named: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +101,11 @@ mod tests {
             num_replicas: 3,
             ..Default::default()
         };
-        jetstream.create_stream(config).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // On a busy machine three servers take their time to agree, and a request gives up after five seconds.
+        while let Err(error) = jetstream.create_stream(config.clone()).await {
+            assert!(Instant::now() < deadline, "{error}");
+        }
         let first = cluster.leader_of("LOGS");
         cluster.server(first).kill();
         assert_ne!(cluster.leader_of("LOGS"), first);
