@@ -328,15 +328,17 @@ impl State {
         cursors.chain(origins).chain(histories).chain(files).chain(intents)
     }
 
-    /// A file that two records claim, or one and the intent to append to it, if there is such a one: each would have
-    /// it cut to a length of its own.
+    /// A file that two records claim, or a record and what is about to happen to another one, if there is such a
+    /// file: each would have it cut to a length of its own.
     pub(super) fn contradiction(&self) -> Option<&FilePath> {
-        let adopted = self.intents.values().filter_map(|intent| match intent {
-            Intent::Adopt(record) => Some(record),
-            _ => None,
+        let intended = self.intents.iter().filter_map(|(id, intent)| match intent {
+            Intent::Adopt(record) => Some((record.identity, &record.path)),
+            Intent::Rotate { to, .. } => Some((self.files.get(*id)?.identity, to)),
+            Intent::Compress { to, identity, .. } => Some((*identity, to)),
+            Intent::Create(_) | Intent::Delete => None,
         });
-        let records = self.files.iter().map(|(_, record)| record).chain(adopted);
-        let mut claimed: Vec<_> = records.map(|record| (record.identity, &record.path)).collect();
+        let recorded = self.files.iter().map(|(_, record)| (record.identity, &record.path));
+        let mut claimed: Vec<_> = recorded.chain(intended).collect();
         claimed.sort_unstable();
         claimed.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].1)
     }

@@ -347,6 +347,15 @@ fn two_committed_lengths_of_one_file_are_damage() {
     for (second, is_sound) in [
         (Entry::File(1, long.clone()), false),
         (Entry::Intent(1, Intent::Adopt(long)), false),
+        (Entry::Intent(0, Intent::Rotate { to: short.path.clone(), period_end: 0 }), false),
+        (Entry::Intent(0, Intent::Rotate { to: file("c.log", 1).path, period_end: 0 }), true),
+        (
+            Entry::Intent(
+                1,
+                Intent::Compress { to: short.path.clone(), identity: short.identity, length: 1 },
+            ),
+            false,
+        ),
         (Entry::File(1, elsewhere), true),
         (Entry::File(1, another), true),
     ] {
