@@ -101,7 +101,8 @@ pub trait Sink: Send {
 
     /// Origins whose accepted batches turned out to be impossible to store, each with the reason, and each
     /// told once: for sinks that hear of it only after [`Sink::write`] returned. The pump asks after each
-    /// commit, which then claims nothing new for them; they are held as by [`Written::Held`].
+    /// commit, which then claims nothing new for them; they are held as by [`Written::Held`]. A sink with a
+    /// [`Sink::begin_commit`] of its own says so there.
     fn held(&mut self) -> Vec<(Origin, String)> {
         Vec::new()
     }

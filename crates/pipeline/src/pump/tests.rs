@@ -173,14 +173,17 @@ impl Bench {
     async fn session_of(&mut self, source: Script) -> Result<Ended> {
         let mut sink = self.tape.clone();
         let checkpoint = sink.restore().await?.unwrap_or_default();
-        let parts = Pump {
+        pump(Box::new(source), Box::new(sink), checkpoint, self.parts()).await
+    }
+
+    fn parts(&mut self) -> Pump<'_> {
+        Pump {
             settings: &self.settings,
             stop: self.stop.clone(),
             hangups: self.hangup.subscribe(),
             metrics: self.metrics.clone(),
             memory: &mut self.memory,
-        };
-        pump(Box::new(source), Box::new(sink), checkpoint, parts).await
+        }
     }
 }
 
@@ -418,19 +421,10 @@ async fn a_sink_says_how_much_may_be_on_its_way() {
     let steps: Vec<_> = (0..40).map(|number| Step::Give(data("a", number << 20, &megabyte))).collect();
     for (own, most) in [(None, HOP_BUDGET_BYTES), (Some(3 << 20), 3 << 20), (Some(16 << 20), 16 << 20)] {
         let mut bench = Bench::new();
-        let (tape, stop, metrics) = (bench.tape.clone(), bench.stop.clone(), bench.metrics.clone());
+        let (tape, metrics) = (bench.tape.clone(), bench.metrics.clone());
         tape.0.lock().unwrap().budget_bytes = own;
-        // A sink that takes nothing.
-        let sink = Stuck(tape);
-        let parts = Pump {
-            settings: &bench.settings,
-            stop: stop.clone(),
-            hangups: bench.hangup.subscribe(),
-            metrics: metrics.clone(),
-            memory: &mut bench.memory,
-        };
         let source = Box::new(Script::new(steps.clone()));
-        let session = pump(source, Box::new(sink), Checkpoint::default(), parts);
+        let session = pump(source, Box::new(Stuck(tape)), Checkpoint::default(), bench.parts());
         let stuck = tokio::time::timeout(Duration::from_secs(1), session).await;
         assert!(stuck.is_err(), "it takes nothing");
         let read = metrics.counts().bytes_read as usize;

@@ -43,7 +43,7 @@ impl Writer {
                     if let Err(error) = self.disk.remove_empty_folders(&record.path) {
                         tracing::warn!("cannot remove the empty folder of `{path}`: {error:#}");
                     }
-                    tracing::debug!(path, "deleted an old file");
+                    tracing::debug!(path, was_there, "deleted an old file");
                     outcomes.push(Entry::Forget(id));
                 }
                 Err(error) => {

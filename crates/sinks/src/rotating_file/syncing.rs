@@ -99,7 +99,7 @@ impl Syncing {
     ) -> Result<Self> {
         let (sender, outcome) = sync_channel(1);
         let thread = thread::Builder::new().name("sync".to_owned()).spawn(move || {
-            // Dropped in this order, however the thread ends: the outcome is there before the bell rings.
+            // Dropped from the last to the first, however the thread ends: the outcome is known before the bell rings.
             let (_bell, sender) = (bell, sender);
             // Whoever waits for it may be gone.
             let _ = sender.send(job.run());

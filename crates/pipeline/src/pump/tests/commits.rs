@@ -72,15 +72,8 @@ impl Session {
         let (tape, metrics, stop) = (bench.tape.clone(), bench.metrics.clone(), bench.stop.clone());
         let ended = tokio::spawn(async move {
             let sink = Slow { tape: bench.tape.clone(), begun };
-            let parts = Pump {
-                settings: &bench.settings,
-                stop: bench.stop.clone(),
-                hangups: bench.hangup.subscribe(),
-                metrics: bench.metrics.clone(),
-                memory: &mut bench.memory,
-            };
             let source = Box::new(Script::new(steps));
-            let ended = pump(source, Box::new(sink), Checkpoint::default(), parts).await;
+            let ended = pump(source, Box::new(sink), Checkpoint::default(), bench.parts()).await;
             (bench, ended)
         });
         Self { ended, commits, tape, metrics, stop }
