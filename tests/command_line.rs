@@ -86,6 +86,16 @@ fn check_touches_nothing() {
 }
 
 #[test]
+fn a_command_that_cannot_print_fails() {
+    let scene = Scene::new();
+    local(&scene, "local.toml");
+    for arguments in [&["check", "local.toml"][..], &["check", "--connect", "local.toml"], &["plugins"]] {
+        let finished = scene.fshipper().arguments(arguments).stdout("/dev/full").finish().expect_code(1);
+        assert_eq!(finished.stderr.matches("cannot write to stdout").count(), 1, "{}", finished.stderr);
+    }
+}
+
+#[test]
 fn a_second_instance_with_the_same_state_is_refused_and_names_the_first() {
     let scene = Scene::new();
     local(&scene, "local.toml");

@@ -204,10 +204,21 @@ async fn messages_that_lie_are_left_out_and_named_and_the_others_arrive() {
     let scene = Scene::new();
     let (_server, client) = consumer(&scene, "out/{host}").await;
     let honest = header(b"liar", b"/f", "one");
-    let lies: [(&str, String, Vec<u8>, &str); 9] = [
+    let lies: [(&str, String, Vec<u8>, &str); 10] = [
         ("shipper", honest.replace("end=4", "end=5"), b"one".to_vec(), "claims 5 bytes and holds 4"),
         ("shipper", honest.replace("start=0", "start=9"), b"one".to_vec(), "before its start at 9"),
-        ("shipper", honest.replace("end=4", "end=18446744073709551615"), b"one".to_vec(), "holds at most"),
+        (
+            "shipper",
+            honest.replace("end=4", "end=18446744073709551615"),
+            b"one".to_vec(),
+            "bytes and holds 4",
+        ),
+        (
+            "shipper",
+            honest.replace("end=4", "zstd end=18446744073709551615"),
+            b"one".to_vec(),
+            "holds at most",
+        ),
         ("shipper", honest.replace("crc=", "crc=0"), b"one".to_vec(), "damaged"),
         ("shipper", honest.replace("v=1", "v=2"), b"one".to_vec(), "version `2`"),
         ("shipper", honest.clone(), b"two".to_vec(), "CRC"),

@@ -47,7 +47,8 @@ fn the_files_in_the_readme_pass_check() {
     let readme = fs::read_to_string(format!("{}/../../README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let blocks = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let mut names = Vec::new();
-    for block in blocks {
+    // The others belong to a plugin's crate.
+    for block in blocks.filter(|block| !block.starts_with("[dependencies]")) {
         let name = format!("{}.toml", names.len() + 1);
         scene.write(&name, block);
         names.push(name);

@@ -1,8 +1,33 @@
 //! `stdin` and `stdout`.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::process::Command;
 
-use crate::support::{Pipeline, Scene};
+use async_nats::jetstream;
+use fshipper_testing::{DEADLINE, NatsServer, Running, wait_until};
+
+use crate::support::{Pipeline, Scene, length};
+
+const OUTPUT: &str = "out/stdin";
+
+/// A pipe, and the end of it that is written to. It stays open.
+fn pipe(scene: &Scene) -> File {
+    assert!(Command::new("mkfifo").arg(scene.path("pipe")).status().unwrap().success());
+    // For reading too, so that it can be opened before anybody reads.
+    OpenOptions::new().read(true).write(true).open(scene.path("pipe")).unwrap()
+}
+
+fn run_piped(scene: &Scene, file: &str) -> Running {
+    scene.run(&[file]).stdin(scene.path("pipe")).start()
+}
+
+#[track_caller]
+fn wait_for_output(scene: &Scene, expected: &str) {
+    let output = scene.path(OUTPUT);
+    wait_until(DEADLINE, expected, || length(&output) >= expected.len() as u64);
+    assert_eq!(fs::read_to_string(&output).unwrap(), expected);
+}
 
 #[test]
 fn stdin_is_shipped_to_its_end() {
@@ -52,4 +77,109 @@ fn losing_what_stdin_cannot_give_again_exits_1_with_the_count() {
     // The device that is always full.
     let finished = scene.run(&["pipe.toml"]).stdin(&input).stdout("/dev/full").finish().expect_code(1);
     assert!(finished.stderr.contains("25 bytes"), "{}", finished.stderr);
+}
+
+#[test]
+fn losing_it_between_two_ends_in_one_process_exits_1_too() {
+    let scene = Scene::new();
+    let input = scene.write("input", "a line that goes nowhere\n");
+    let pipeline = Pipeline::new().table("source", "stdin", "").table("transport", "memory", "");
+    pipeline.table("sink", "stdout", "").write(&scene, "pipe.toml");
+    let finished = scene.run(&["pipe.toml"]).stdin(&input).stdout("/dev/full").finish().expect_code(1);
+    assert!(finished.stderr.contains("25 bytes"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_stop_ships_what_was_taken_from_stdin_up_to_a_line_without_end() {
+    for transport in [false, true] {
+        let scene = Scene::new();
+        let mut pipeline = Pipeline::new().table("source", "stdin", "");
+        if transport {
+            pipeline = pipeline.table("transport", "memory", "");
+        }
+        pipeline.rotating_file("out/{file}").write(&scene, "stdin.toml");
+        let mut input = pipe(&scene);
+        let run = run_piped(&scene, "stdin.toml");
+        input.write_all(b"one\nno line end").unwrap();
+        wait_for_output(&scene, "one\n");
+        run.stop(DEADLINE).expect_code(0);
+        wait_for_output(&scene, "one\nno line end");
+    }
+}
+
+#[test]
+fn stdin_goes_on_when_an_output_that_could_not_be_used_is_moved_away() {
+    let scene = Scene::new();
+    Pipeline::new().table("source", "stdin", "").rotating_file("out/{file}").write(&scene, "stdin.toml");
+    scene.run(&["stdin.toml"]).stdin(scene.write("input", "one\ntwo\n")).finish().expect_code(0);
+    scene.write(OUTPUT, "one\n");
+    let mut input = pipe(&scene);
+    let run = run_piped(&scene, "stdin.toml");
+    input.write_all(b"three\n").unwrap();
+    wait_until(DEADLINE, "it says that it is cut", || run.stderr().contains("holds 4 bytes of the 8"));
+    fs::rename(scene.path(OUTPUT), scene.path("out/away")).unwrap();
+    wait_for_output(&scene, "three\n");
+    run.stop(DEADLINE).expect_code(0);
+}
+
+#[test]
+fn a_broker_that_restarts_while_nothing_is_under_way_is_no_end_for_stdin() {
+    let (scene, mut server) = (Scene::new(), NatsServer::core());
+    let producer = Pipeline::with("commit_interval = '100ms'\nstate_dir = 'state'");
+    producer.table("source", "stdin", "").nats(&server.url(), "").write(&scene, "producer.toml");
+    Pipeline::new().nats(&server.url(), "").rotating_file(OUTPUT).write(&scene, "consumer.toml");
+    let mut input = pipe(&scene);
+    let consuming = scene.run(&["consumer.toml"]).start();
+    wait_until(DEADLINE, "the consumer listens", || server.subscribers("shipper") > 0);
+    let producing = run_piped(&scene, "producer.toml");
+    input.write_all(b"one\n").unwrap();
+    wait_for_output(&scene, "one\n");
+    // The name `stdin`, as it stands there once that is committed.
+    let kept = scene.path("state/producer/sender.checkpoint");
+    wait_until(DEADLINE, "it is committed", || {
+        fs::read(&kept).is_ok_and(|kept| String::from_utf8_lossy(&kept).contains("737464696e"))
+    });
+    server.kill();
+    server.restart();
+    for run in [&producing, &consuming] {
+        wait_until(DEADLINE, "it is connected again", || run.stderr().contains("connected to NATS again"));
+    }
+    wait_until(DEADLINE, "the consumer listens again", || server.subscribers("shipper") > 0);
+    input.write_all(b"two\n").unwrap();
+    wait_for_output(&scene, "one\ntwo\n");
+    producing.stop(DEADLINE).expect_code(0);
+    consuming.stop(DEADLINE).expect_code(0);
+}
+
+/// The bytes that a stream loses are asked for, and nobody has them any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stdin_cannot_send_again_is_recorded_and_no_new_line_takes_its_place() {
+    let (scene, server) = (Scene::new(), NatsServer::jetstream());
+    Pipeline::new().table("source", "stdin", "").jetstream(&server.url()).write(&scene, "producer.toml");
+    Pipeline::new().jetstream(&server.url()).rotating_file("out/{file}").write(&scene, "consumer.toml");
+    let client = jetstream::new(async_nats::connect(server.url()).await.unwrap());
+    let mut input = pipe(&scene);
+    let producing = run_piped(&scene, "producer.toml");
+    input.write_all(b"one\n").unwrap();
+    let consuming = scene.run(&["consumer.toml"]).start();
+    wait_for_output(&scene, "one\n");
+    consuming.stop(DEADLINE).expect_code(0);
+    let stream = client.get_stream("LOGS").await.unwrap();
+    for (number, line) in [(2, "two\n"), (3, "three\n")] {
+        input.write_all(line.as_bytes()).unwrap();
+        let start = std::time::Instant::now();
+        while stream.get_info().await.unwrap().state.last_sequence < number {
+            assert!(start.elapsed() < DEADLINE, "{line:?} is not stored");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    assert!(stream.delete_message(2).await.unwrap());
+    let consuming = scene.run(&["consumer.toml"]).start();
+    wait_for_output(&scene, "one\nthree\n");
+    input.write_all(b"four\n").unwrap();
+    wait_for_output(&scene, "one\nthree\nfour\n");
+    producing.stop(DEADLINE).expect_code(0);
+    consuming.stop(DEADLINE).expect_code(0);
+    let losses = fs::read_to_string(scene.path("out/.fshipper/losses.log")).unwrap();
+    assert!(losses.contains("offset 4: lost 4 bytes"), "{losses}");
 }

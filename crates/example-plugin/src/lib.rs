@@ -5,6 +5,8 @@
 //!
 //! - [`Numbers`]: a source that continues where the receiving side ends;
 //! - [`AppendFile`]: a sink that keeps no positions, so the framework keeps them for it.
+//!
+//! The tests put both through the framework's conformance suite: what they hold to, yours can be held to.
 
 use std::path::PathBuf;
 
@@ -101,5 +103,35 @@ impl Sink for Appending {
     async fn commit(&mut self, _checkpoint: &Checkpoint) -> Result<()> {
         self.file.flush().await?;
         Ok(self.file.sync_data().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use fshipper_pipeline::testing;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn numbers_keeps_the_contract_of_a_source() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let context = testing::context(folder.path());
+        let config = Numbers { count: 7, rest: Period(Duration::ZERO) };
+        let text: String = (0..7).map(|number| format!("{number:010}\n")).collect();
+        let expected = BTreeMap::from([(Origin::new("host", "numbers"), text.into_bytes())]);
+        let open = async |from| config.open(from, context.clone()).await;
+        testing::check_source(open, &expected, context.settings.max_batch_bytes).await;
+    }
+
+    #[tokio::test]
+    async fn append_file_keeps_the_contract_of_a_sink() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let context = testing::context(folder.path());
+        let config = AppendFile { path: folder.path().join("lines.log") };
+        let open = async || config.open(context.clone()).await;
+        testing::check_shared_sink(open, || std::fs::read(&config.path).expect("the output")).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The command line, as types.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -51,7 +51,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// Answer HTTP here: /healthz says whether all is well, /metrics counts for Prometheus
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = health_address)]
     pub(crate) health: Option<SocketAddr>,
     /// How log lines look on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -123,13 +123,51 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// An address of this host. A name may have several, and which of them would be meant is anybody's guess.
+fn health_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| match text.parse::<IpAddr>() {
+        Ok(address) => format!("it names no port: write `{}`", SocketAddr::new(address, HEALTH_PORT_EXAMPLE)),
+        Err(_) => {
+            let port = text.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(HEALTH_PORT_EXAMPLE);
+            format!(
+                "it has to be an IP address and a port: `127.0.0.1:{port}` for this host alone, `0.0.0.0:{port}` for everybody"
+            )
+        }
+    })
+}
+
+/// The port in messages about an address that has none.
+const HEALTH_PORT_EXAMPLE: u16 = 9600;
+
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
     fn the_arguments_are_consistent() {
-        use clap::CommandFactory;
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_health_address_is_an_ip_address_and_a_port_and_the_message_says_so() {
+        let parse = |address| {
+            let parsed = Arguments::try_parse_from(["fshipper", "run", "a.toml", "--health", address]);
+            parsed.map(drop).map_err(|error| error.to_string())
+        };
+        for right in ["127.0.0.1:9600", "0.0.0.0:0", "[::1]:9600"] {
+            parse(right).unwrap();
+        }
+        for (wrong, remedy) in [
+            ("localhost:9601", "`127.0.0.1:9601` for this host alone, `0.0.0.0:9601` for everybody"),
+            (":9601", "`127.0.0.1:9601`"),
+            ("web1", "an IP address and a port: `127.0.0.1:9600`"),
+            ("10.0.0.1", "no port: write `10.0.0.1:9600`"),
+            ("::1", "no port: write `[::1]:9600`"),
+        ] {
+            let message = parse(wrong).unwrap_err();
+            assert!(message.contains(remedy), "{wrong}: {message}");
+        }
     }
 }

@@ -18,27 +18,26 @@ pub(crate) fn check(arguments: &Check) -> ExitCode {
     };
     let mut code = ExitCode::SUCCESS;
     for pipeline in &pipelines {
-        print(&format!("{}\n", pipeline.describe()));
+        let printed = print(&format!("{}\n", pipeline.describe()));
+        if printed != ExitCode::SUCCESS {
+            return printed;
+        }
         if !arguments.connect {
             continue;
         }
-        if let Err(failed) = runtime.block_on(connect(pipeline)) {
-            code = failed;
+        let connected = runtime.block_on(connect(pipeline));
+        if connected != ExitCode::SUCCESS {
+            code = connected;
         }
     }
     code
 }
 
 /// Asks the transport to connect and to verify what it needs.
-async fn connect(pipeline: &Pipeline) -> Result<(), ExitCode> {
-    let Some((transport, ends)) = &pipeline.parts.transport else { return Ok(()) };
+async fn connect(pipeline: &Pipeline) -> ExitCode {
+    let Some((transport, ends)) = &pipeline.parts.transport else { return ExitCode::SUCCESS };
     match transport.probe(*ends, pipeline.settings.clone()).await {
-        Ok(found) => {
-            for line in found {
-                print(&format!("  ok: {line}\n"));
-            }
-            Ok(())
-        }
-        Err(error) => Err(complain(FAILED, format!("pipeline `{}`: {error:#}", pipeline.settings.name))),
+        Ok(found) => print(&found.iter().map(|line| format!("  ok: {line}\n")).collect::<String>()),
+        Err(error) => complain(FAILED, format!("pipeline `{}`: {error:#}", pipeline.settings.name)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/healthz` | 200 when every hop is open and what it reads gets committed, else 503; a line for each hop |
+//! | `/healthz` | 200 when every hop is open and what it reads gets committed, or has finished, else 503; a line for each hop |
 //! | `/metrics` | the counters of each hop, as text for Prometheus |
 //!
 //! Counters carry the names of pipelines and hops, and never those of hosts or logs, so their number is bounded.
@@ -121,7 +121,9 @@ struct Watch {
     commits: u64,
     /// What it had read when it last committed, as far as that was seen, without what is committed already.
     bytes_read: u64,
-    /// Since when more is read than that.
+    /// What it had written by then.
+    bytes_written: u64,
+    /// Since when there is more than that.
     waiting_since: Option<Instant>,
 }
 
@@ -134,7 +136,7 @@ impl Health {
         // Every change of it is whole before the next one.
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
         while watches.len() < hops.len() {
-            watches.push(Watch { commits: 0, bytes_read: 0, waiting_since: None });
+            watches.push(Watch { commits: 0, bytes_read: 0, bytes_written: 0, waiting_since: None });
         }
         watches.iter_mut().zip(hops).map(|(watch, hop)| watch.update(&hop.counts, now)).collect()
     }
@@ -151,11 +153,19 @@ impl Watch {
     /// For how long something that was read has waited for a commit.
     fn update(&mut self, counts: &Counts, now: Instant) -> Option<Duration> {
         let bytes_read = counts.bytes_read.saturating_sub(counts.bytes_duplicate);
+        let bytes_written = counts.bytes_written;
         if counts.commits != self.commits {
-            *self = Self { commits: counts.commits, bytes_read, waiting_since: None };
+            *self = Self { commits: counts.commits, bytes_read, bytes_written, waiting_since: None };
         }
-        if bytes_read > self.bytes_read {
+        // What is read of logs that are held is dropped: of the others it counts what was written.
+        let is_waiting = match counts.origins_held {
+            0 => bytes_read > self.bytes_read,
+            _ => bytes_written > self.bytes_written,
+        };
+        if is_waiting {
             self.waiting_since.get_or_insert(now);
+        } else {
+            self.waiting_since = None;
         }
         self.waiting_since.map(|since| now.saturating_duration_since(since))
     }
@@ -169,11 +179,12 @@ fn judge(hops: &[HopStatus], waiting: &[Option<Duration>]) -> (bool, String) {
     for (hop, waiting) in hops.iter().zip(waiting) {
         let overdue = waiting.filter(|waiting| *waiting > OVERDUE + 2 * hop.commit_interval);
         let state = match overdue {
+            _ if hop.is_finished => "finished".to_owned(),
             _ if !hop.is_open => "not open: its log says why".to_owned(),
             Some(waiting) => format!("stuck: nothing was committed for {} s", waiting.as_secs()),
             None => "ok".to_owned(),
         };
-        all_well &= state == "ok";
+        all_well &= state == "ok" || state == "finished";
         write!(text, "{} {}: {state}", hop.pipeline, hop.hop).expect("a string takes everything");
         if hop.counts.origins_held > 0 {
             write!(text, ", {} logs held", hop.counts.origins_held).expect("a string takes everything");
@@ -240,7 +251,14 @@ mod tests {
     fn hop(is_open: bool, bytes_read: u64, commits: u64) -> HopStatus {
         let counts = Counts { bytes_read, commits, ..Counts::default() };
         let commit_interval = Duration::from_secs(1);
-        HopStatus { pipeline: "we\"b".to_owned(), hop: "sent", is_open, commit_interval, counts }
+        HopStatus {
+            pipeline: "we\"b".to_owned(),
+            hop: "sent",
+            is_open,
+            is_finished: false,
+            commit_interval,
+            counts,
+        }
     }
 
     /// What is said of one hop, looked at several times: after how many seconds, and how it is then.
@@ -282,6 +300,26 @@ mod tests {
         let mut held = hop(true, 0, 0);
         (held.counts.origins_held, held.counts.bytes_behind) = (2, Some(7));
         assert_eq!(said(&[(0, held)]), (true, "we\"b sent: ok, 2 logs held, 7 bytes behind\n".to_owned()));
+    }
+
+    #[test]
+    fn a_hop_that_has_finished_is_well() {
+        let finished = HopStatus { is_finished: true, ..hop(false, 9, 1) };
+        assert_eq!(said(&[(0, finished)]), (true, "we\"b sent: finished\n".to_owned()));
+    }
+
+    #[test]
+    fn what_is_read_of_held_logs_is_not_waited_for_and_what_others_wrote_is() {
+        let holds = |bytes_read, bytes_written| {
+            let mut hop = hop(true, bytes_read, 1);
+            (hop.counts.bytes_written, hop.counts.origins_held) = (bytes_written, 1);
+            hop
+        };
+        assert!(said(&[(0, holds(9, 9)), (1, holds(20, 9)), (500, holds(30, 9))]).0);
+        // Between two sessions nothing is held for a moment.
+        let between = hop(true, 20, 1);
+        assert!(said(&[(0, holds(9, 9)), (100, between.clone()), (101, holds(30, 9)), (200, between)]).0);
+        assert!(!said(&[(0, holds(9, 9)), (1, holds(20, 10)), (500, holds(20, 10))]).0);
     }
 
     #[test]

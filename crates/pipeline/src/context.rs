@@ -18,9 +18,10 @@ pub struct Settings {
     pub host: String,
     /// The directory under which each pipeline keeps a directory of its own.
     pub state_dir: PathBuf,
-    /// At most this long between a write and its commit.
+    /// A commit begins at most this long after a write, or else when the one before it ends.
     pub commit_interval: Duration,
-    /// At most this many bytes between a write and its commit.
+    /// A commit begins when so many bytes were written since the last one began; where that one has not ended, up
+    /// to 32 times as many are written meanwhile.
     pub commit_bytes: u64,
     /// At most this many bytes in a batch.
     pub max_batch_bytes: usize,

@@ -1,6 +1,6 @@
 //! What the pump counts, so that no plugin has to: [`Metrics`].
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::Progress;
 
@@ -20,6 +20,9 @@ pub struct Metrics {
     pub(crate) sessions: AtomicU64,
     /// Those of them that have ended.
     pub(crate) ended_sessions: AtomicU64,
+    /// What sessions before this one read and did not commit: it was, or will be, read again.
+    left_before: AtomicU64,
+    is_finished: AtomicBool,
     /// What the hop's ends tell each other; here because it counts what is under way.
     pub(crate) progress: Progress,
 }
@@ -76,6 +79,32 @@ impl Metrics {
     /// Whether a session runs.
     pub(crate) fn is_open(&self) -> bool {
         self.sessions.load(Relaxed) > self.ended_sessions.load(Relaxed)
+    }
+
+    /// A session starts to read.
+    pub(crate) fn begin_session(&self) {
+        self.left_before.store(self.left(), Relaxed);
+        Self::add(&self.sessions, 1);
+    }
+
+    /// How many bytes this session has read and not committed.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.left().saturating_sub(self.left_before.load(Relaxed))
+    }
+
+    fn left(&self) -> u64 {
+        let settled = self.bytes_committed.load(Relaxed) + self.bytes_duplicate.load(Relaxed);
+        self.bytes_read.load(Relaxed).saturating_sub(settled)
+    }
+
+    /// Whether the hop has ended as it should.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_finished.load(Relaxed)
+    }
+
+    /// The hop has ended as it should.
+    pub(crate) fn finish(&self) {
+        self.is_finished.store(true, Relaxed);
     }
 
     /// The session that ran, if one did, has ended.

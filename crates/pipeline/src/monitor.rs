@@ -25,6 +25,8 @@ pub struct HopStatus {
     pub hop: &'static str,
     /// Both its ends are open. A hop that failed is closed until it is opened again.
     pub is_open: bool,
+    /// It has nothing more to do: its input ended, or it was stopped.
+    pub is_finished: bool,
     /// At most this long between a write and its commit, when all is well.
     pub commit_interval: Duration,
     /// What it has done since the process started.
@@ -39,6 +41,7 @@ impl Monitor {
             pipeline: watched.settings.name.clone(),
             hop: watched.hop,
             is_open: watched.metrics.is_open(),
+            is_finished: watched.metrics.is_finished(),
             commit_interval: watched.settings.commit_interval,
             counts: watched.metrics.counts(),
         };

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use crate::{Batch, Checkpoint, Context, Origin, Settings};
 
 mod registry;
+mod unknown_keys;
 
 pub(crate) use registry::Parse;
 pub use registry::{OpenSink, OpenSource, Parts, Plugin};
@@ -40,6 +41,14 @@ pub trait Source: Send {
     fn can_go_back(&self) -> bool {
         true
     }
+
+    /// Asks a source that cannot go back for what it has taken from its input already: from now on it reads no
+    /// more, gives that, and ends. `false`, the default, says that there is nothing besides what it gave.
+    ///
+    /// The run is about to stop. A read may have been given up before, here alone: nothing may be lost thereby.
+    fn drain(&mut self) -> bool {
+        false
+    }
 }
 
 /// Writes: a stage's output.
@@ -64,9 +73,10 @@ pub trait Sink: Send {
     /// origin alone is [`Written::Held`] instead: the others go on, and this one is tried again later.
     async fn write(&mut self, batch: Batch) -> Result<Written>;
 
-    /// Makes everything written so far durable, and the checkpoint that describes it: data first. Called at
-    /// least every `commit_interval` and `commit_bytes` while there is something to commit, at the end, and
-    /// after a hangup. Costs what [changed](Checkpoint::changed_origins), not what exists.
+    /// Makes everything written so far durable, and the checkpoint that describes it: data first. Due
+    /// `commit_interval` after a write or when [`commit_bytes`](Sink::commit_bytes) are written, whichever comes
+    /// first, at the end, and after a hangup; one that is due while another is under way begins when that one ends.
+    /// Costs what [changed](Checkpoint::changed_origins), not what exists.
     ///
     /// # Errors
     ///
@@ -118,7 +128,8 @@ pub enum Written {
     /// Taken.
     Accepted,
     /// This origin cannot go on now, for this reason. Its batches are dropped, not buffered, until the
-    /// session starts again at the position before the first of them.
+    /// session starts again at the position before the first of them. Where the source cannot go back, the same
+    /// batch is offered again to the same sink, with growing pauses, until it is taken: look again each time.
     Held(String),
 }
 
@@ -201,6 +212,10 @@ pub trait SourceConfig: Sized + Send + Sync + 'static {
     }
 
     /// Opens the source at `from`. Called at every start of a session; the process may have died before.
+    ///
+    /// Where an origin [was further](crate::History::reached) than where it is to go on, somebody misses bytes. A
+    /// source that cannot give them again gives the [loss](crate::Batch::loss) of everything up to there and goes on
+    /// behind it: other bytes at their offsets would be taken for them.
     ///
     /// # Errors
     ///

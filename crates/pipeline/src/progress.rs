@@ -15,7 +15,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +23,11 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
 use crate::checkpoint::Changes;
-use crate::{Checkpoint, Cursor, Epoch, Origin, Position};
+use crate::{Batch, Checkpoint, Cursor, Epoch, Origin, Position};
+
+mod unrepeatable;
+
+use unrepeatable::Unrepeatable;
 
 /// The handle that both ends of one hop and its pump share. It lasts as long as the hop, over all its sessions.
 /// Cloning is cheap.
@@ -38,6 +42,7 @@ struct Shared {
     asking: watch::Sender<Option<Duration>>,
     far_end: Mutex<FarEnd>,
     reopen: Notify,
+    unrepeatable: Unrepeatable,
     memories: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
@@ -150,6 +155,12 @@ impl Progress {
         self.0.reopen.notify_one();
     }
 
+    /// For a source that cannot go back: how many bytes it has taken from its input and not given yet. It keeps the
+    /// number true for as long as the process lives. What is left of them when the run ends is lost, and counted.
+    pub fn in_hand(&self) -> &AtomicU64 {
+        &self.0.unrepeatable.in_hand
+    }
+
     /// What a part of this hop keeps from one session to the next: one value of each type.
     pub fn memory<T: Any + Send + Sync + Default>(&self) -> Arc<T> {
         let mut memories = self.0.memories.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,8 +186,19 @@ impl Progress {
         }
     }
 
+    /// A source that cannot go back gave `batch`, which counts once it is durable here.
+    pub(crate) fn note_unrepeatable(&self, batch: &Batch) {
+        self.0.unrepeatable.note(batch);
+    }
+
+    /// How many bytes sources that cannot go back gave that are not durable here.
+    pub(crate) fn unrepeatable_bytes(&self) -> u64 {
+        self.0.unrepeatable.given()
+    }
+
     /// These changes are durable.
     pub(crate) fn commit(&self, changes: &Changes) {
+        self.0.unrepeatable.commit(changes);
         let mut far_end = self.far_end();
         if far_end.is_followed {
             for (origin, history) in &changes.origins {

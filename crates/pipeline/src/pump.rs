@@ -22,28 +22,29 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
 use crate::{
-    Admission, Backoff, Batch, BudgetLease, Checkpoint, Complaint, Content, Cursor, Fatal, History, Origin,
-    Settings, Sink, Source, Written,
+    Admission, Backoff, Batch, Checkpoint, Complaint, Content, Cursor, Fatal, History, Origin, Settings,
+    Sink, Source, Written,
 };
 
 mod commits;
 mod gaps;
+mod rereading;
+mod room;
 
 use commits::UnderWay;
 use gaps::{KnownGaps, Waits};
+use rereading::Rereading;
+use room::Room;
 
 /// What one hop usually may hold of bytes that are read and not yet written: channel, in flight and waiting.
 pub(crate) const HOP_BUDGET_BYTES: usize = 8 << 20;
-
-/// What a batch costs besides its bytes, so that a flood of tiny ones is bounded too.
-const BATCH_OVERHEAD_BYTES: usize = 256;
 
 /// More batches than this wait nowhere: it bounds the channel's own memory, the budget bounds the bytes.
 const CHANNEL_BATCHES: usize = 1024;
@@ -78,6 +79,8 @@ pub(crate) struct Memory {
     held: HashMap<Origin, String>,
     more_held: Complaint,
     hold: Backoff,
+    /// How many batches a session reads again because something is held.
+    read_again: u64,
     /// The failure that was reported: that it is over is worth a line too.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -98,6 +101,22 @@ impl Trouble {
     }
 }
 
+impl Memory {
+    /// Fails with one of those that are held, if any are.
+    pub(crate) fn give_up_held(&self) -> Result<()> {
+        let Some((origin, reason)) = self.held.iter().min_by_key(|(origin, _)| *origin) else {
+            return Ok(());
+        };
+        let others = match self.held.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Err(Fatal::new(format!(
+            "`{origin}`{others} cannot go on: {reason}; everything else that was there is shipped"
+        )))
+    }
+}
+
 impl Default for Memory {
     fn default() -> Self {
         let hold = Backoff::new(HOLD_FIRST, HOLD_MOST);
@@ -106,6 +125,7 @@ impl Default for Memory {
             held: HashMap::new(),
             more_held: Complaint::default(),
             hold,
+            read_again: 0,
             trouble: None,
         }
     }
@@ -139,10 +159,12 @@ pub(crate) async fn pump(
     metrics.progress.start(&checkpoint);
     metrics.origins_held.store(0, Relaxed);
     let budget_bytes = sink.budget_bytes(HOP_BUDGET_BYTES);
-    let reader = read_all(source, budget_bytes, session_stop.clone(), sender, metrics.clone());
+    metrics.begin_session();
+    let room = Room::new(budget_bytes);
+    let starved = room.starved.clone();
+    let reader = read_all(source, room, session_stop.clone(), sender, metrics.clone());
     let reader = tokio::spawn(reader);
     let reader = AbortOnDropHandle::new(reader);
-    Metrics::add(&metrics.sessions, 1);
     if let Some(trouble) = pump.memory.trouble.take_if(|trouble| trouble.works_once_open) {
         trouble.is_over(&pump.settings.name);
     }
@@ -156,10 +178,12 @@ pub(crate) async fn pump(
         waits: Waits::new(metrics.progress.asking()),
         last_read: None,
         retry_at: None,
+        rereading: Rereading::new(pump.memory.read_again),
         uncommitted_bytes: 0,
         dirty: false,
         commit_at: None,
         under_way: None,
+        starved,
         settings: pump.settings,
         metrics: &metrics,
         memory: pump.memory,
@@ -168,9 +192,11 @@ pub(crate) async fn pump(
     let ended = writer.run(receiver, session_stop, pump.hangups).await;
     // Whoever asked for it is gone with the sink.
     metrics.progress.forget_reopening();
+    // It has nobody to read for any more; what it had read by then is counted.
+    let read = reader.await.context("the reader died");
     let (ended, missing) = ended?;
     // The source stays until what it follows is dealt with.
-    let source = reader.await.context("the reader died")??;
+    let source = read??;
     metrics.progress.settle(SETTLE_PATIENCE).await;
     drop(source);
     match missing {
@@ -184,12 +210,11 @@ pub(crate) async fn pump(
 /// is the last one.
 async fn read_all(
     mut source: Box<dyn Source>,
-    budget_bytes: usize,
+    room: Room,
     stop: CancellationToken,
     sender: mpsc::Sender<Batch>,
     metrics: Arc<Metrics>,
 ) -> Result<Box<dyn Source>> {
-    let budget = Arc::new(Semaphore::new(budget_bytes));
     loop {
         let next = tokio::select! {
             biased;
@@ -199,13 +224,12 @@ async fn read_all(
         };
         let Some(mut batch) = next else { return Ok(source) };
         Metrics::add(&metrics.bytes_read, batch.bytes().len() as u64);
-        let bytes = (batch.bytes().len() + BATCH_OVERHEAD_BYTES).min(budget_bytes);
         let lease = tokio::select! {
             biased;
             () = sender.closed() => return Ok(source),
-            lease = budget.clone().acquire_many_owned(bytes as u32) => lease.context("the budget is closed")?,
+            lease = room.lease(batch.bytes().len()) => lease?,
         };
-        batch.lease = Some(BudgetLease::new(lease));
+        batch.lease = Some(lease);
         if sender.send(batch).await.is_err() {
             return Ok(source);
         }
@@ -223,12 +247,15 @@ struct Writer<'a> {
     /// The cursor of the last batch that was taken, whatever became of it.
     last_read: Option<Cursor>,
     retry_at: Option<Instant>,
+    rereading: Rereading,
     /// Written since the last commit was begun.
     uncommitted_bytes: u64,
     /// Something changed since then.
     dirty: bool,
     commit_at: Option<Instant>,
     under_way: Option<UnderWay>,
+    /// Told while the source waits for room.
+    starved: Arc<Notify>,
     settings: &'a Settings,
     metrics: &'a Metrics,
     memory: &'a mut Memory,
@@ -244,10 +271,11 @@ impl Writer<'_> {
     ) -> Result<(Ended, Option<String>)> {
         let (mut again_at, metrics) = (None, self.metrics);
         let commit_bytes = self.sink.commit_bytes(self.settings.commit_bytes);
+        let starved = self.starved.clone();
         loop {
             let commit_due = sleep_until(self.commit_at);
             let is_committing = self.under_way.is_some();
-            let retry_due = sleep_until(self.retry_at);
+            let retry_due = sleep_until(self.rereading.postpone(self.retry_at));
             let missing = self.waits.due();
             tokio::select! {
                 biased;
@@ -271,6 +299,7 @@ impl Writer<'_> {
                     self.finish_commit().await?;
                     self.begin_commit().await?;
                 }
+                () = starved.notified(), if self.dirty && !is_committing => self.begin_commit().await?,
             }
             self.commit_what_is_enough(commit_bytes).await?;
         }
@@ -282,6 +311,9 @@ impl Writer<'_> {
         self.memory.held = std::mem::take(&mut self.held);
         if self.memory.held.is_empty() {
             self.memory.hold.reset();
+            self.memory.read_again = 0;
+        } else {
+            self.memory.read_again = self.rereading.known();
         }
         // An input that ends while an origin is held is not finished.
         Ok((again_at.or(self.retry_at).map_or(Ended::Finished, Ended::Again), self.waits.unanswered()))
@@ -292,6 +324,7 @@ impl Writer<'_> {
         let cursor = batch.cursor.take();
         if cursor.is_some() {
             self.last_read.clone_from(&cursor);
+            self.rereading.note();
         }
         if self.is_superseded(&batch) {
             self.read_again(&batch.origin, "its producer began anew and does not send them again");

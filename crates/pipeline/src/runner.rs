@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use futures::future::{join_all, try_join};
+use async_trait::async_trait;
+use futures::future::{join, join_all, try_join};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +21,21 @@ use crate::metrics::{Counts, Metrics};
 use crate::plugin::{OpenSink, OpenSource, Parts};
 use crate::pump::{Ended, Memory, Pump, Trouble, pump};
 use crate::state_dir::StateDir;
-use crate::{Backoff, Checkpoint, Context, Fatal, Monitor, Settings, Sink, Source, Transport};
+use crate::{
+    Backoff, Batch, Checkpoint, Context, Fatal, Monitor, Progress, Settings, Sink, Source, Transport,
+};
+
+mod unrepeatable;
+
+use unrepeatable::{Noted, UntilStopped};
 
 /// The pauses between the sessions of a hop that fails.
 const REOPEN_FIRST: Duration = Duration::from_millis(100);
 const REOPEN_MOST: Duration = Duration::from_secs(30);
+
+/// With `--once`: how long logs that are held are tried again when nothing else is left to do. A directory that is
+/// mounted late, or a rotation by somebody else, takes less; whoever runs this every few minutes wants to know.
+const ONCE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the hops are called: by what becomes of what they read.
 const SENT: &str = "sent";
@@ -121,8 +132,6 @@ struct Run {
     sent: CancellationToken,
     /// Whether everything was opened once: from then on an error is no longer one of configuration.
     started: AtomicBool,
-    /// Whether the first source could read again what it gave.
-    can_go_back: AtomicBool,
     produced: Arc<Metrics>,
     consumed: Arc<Metrics>,
     _state_dir: StateDir,
@@ -149,7 +158,6 @@ impl Run {
             control,
             sent: CancellationToken::new(),
             started: AtomicBool::new(false),
-            can_go_back: AtomicBool::new(true),
             produced,
             consumed,
             _state_dir: state_dir,
@@ -185,27 +193,40 @@ impl Run {
         for (hop, counts) in [(SENT, self.produced.counts()), (WRITTEN, self.consumed.counts())] {
             report(settings, hop, &counts);
         }
-        result
+        result?;
+        // It may have been stopped while nothing was open to take them.
+        match self.unrepeatable_bytes() {
+            0 => Ok(()),
+            lost => Err(anyhow!("{}", not_delivered(lost))),
+        }
     }
 
     fn give_up_draining(&self, settings: &Settings) -> Result<()> {
-        let left = [&self.produced, &self.consumed].map(|metrics| {
-            let counts = metrics.counts();
-            counts.bytes_read.saturating_sub(counts.bytes_committed + counts.bytes_duplicate)
-        });
-        let left: u64 = left.iter().sum();
-        if !self.can_go_back.load(Ordering::Relaxed) && left > 0 {
-            return Err(anyhow!(
-                "{left} bytes that cannot be read again were not delivered within `drain_timeout`, {:?}",
-                settings.drain_timeout
-            ));
+        let timeout = settings.drain_timeout;
+        let lost = self.unrepeatable_bytes();
+        if lost > 0 {
+            return Err(anyhow!("{} within `drain_timeout`, {timeout:?}", not_delivered(lost)));
         }
+        let (mut in_source, mut in_transport) = (self.produced.in_flight(), self.consumed.in_flight());
+        if self.parts.transport.as_ref().is_none_or(|(transport, _)| transport.linked()) {
+            (in_source, in_transport) = (in_source + in_transport, 0);
+        }
+        let left = match (in_source, in_transport) {
+            (_, 0) => format!("{in_source} bytes stay in the source"),
+            (0, _) => format!("{in_transport} bytes stay in the transport"),
+            _ => format!("{in_source} bytes stay in the source, {in_transport} in the transport,"),
+        };
         tracing::warn!(
             pipeline = settings.name,
-            "not all that was read could be delivered within `drain_timeout`, {:?}: {left} bytes stay in the source and are shipped at the next start",
-            settings.drain_timeout
+            "not all that was read could be delivered within `drain_timeout`, {timeout:?}: {left} and are shipped at the next start"
         );
         Ok(())
+    }
+
+    /// How many bytes would be lost with the process now.
+    fn unrepeatable_bytes(&self) -> u64 {
+        let hops = [&self.produced, &self.consumed].map(|metrics| &metrics.progress);
+        hops.iter().map(|hop| hop.in_hand().load(Ordering::Relaxed) + hop.unrepeatable_bytes()).sum()
     }
 
     async fn hops(&self) -> Result<()> {
@@ -215,13 +236,22 @@ impl Run {
                 if transport.linked() {
                     return self.linked_hops(transport.as_ref(), sink.as_ref()).await;
                 }
+                let once = self.context.settings.once;
                 let produce = async {
-                    self.producer(transport.as_ref()).await?;
-                    self.sent.cancel();
-                    Ok(())
+                    let produced = self.producer(transport.as_ref()).await;
+                    if produced.is_ok() || once {
+                        self.sent.cancel();
+                    }
+                    produced
                 };
-                let context = self.receiving_context();
-                try_join(produce, self.consumer(transport.as_ref(), sink.as_ref(), context)).await.map(drop)
+                let consume =
+                    self.consumer(transport.as_ref(), sink.as_ref(), self.receiving_context(&self.sent));
+                if !once {
+                    return try_join(produce, consume).await.map(drop);
+                }
+                // What was sent before the failure is written all the same.
+                let (produced, consumed) = join(produce, consume).await;
+                produced.and(consumed)
             }
             (Some((transport, _)), None) => self.producer(transport.as_ref()).await,
             (Some((transport, _)), Some(sink)) => {
@@ -231,7 +261,8 @@ impl Run {
                 let mut hop = Hop::new(self, WRITTEN, &self.consumed);
                 hop.sessions(async |memory: &mut Memory| {
                     let (sink, from) = self.open_sink(sink.as_ref()).await?;
-                    let source = self.open_sources(from.clone(), &self.writing_context()).await?;
+                    let progress = &self.consumed.progress;
+                    let source = self.open_sources(from.clone(), &self.writing_context(), progress).await?;
                     self.pump(source, sink, from, &self.consumed, memory).await
                 })
                 .await
@@ -244,7 +275,7 @@ impl Run {
         let mut hop = Hop::new(self, SENT, &self.produced);
         hop.sessions(async |memory: &mut Memory| {
             let (sender, from) = self.open_sender(transport).await?;
-            let source = self.open_sources(from.clone(), &self.context).await?;
+            let source = self.open_sources(from.clone(), &self.context, &self.produced.progress).await?;
             self.pump(source, sender, from, &self.produced, memory).await
         })
         .await
@@ -263,29 +294,45 @@ impl Run {
 
     /// Two hops whose transport exists in this process alone: they open, fail and end together.
     async fn linked_hops(&self, transport: &dyn Transport, sink: &dyn OpenSink) -> Result<()> {
-        let mut hop = Hop::new(self, WRITTEN, &self.consumed);
-        let context = &self.receiving_context();
+        let mut hop = Hop { linked: Some(&self.produced), ..Hop::new(self, WRITTEN, &self.consumed) };
         hop.sessions(async |memory: &mut Memory| {
+            let sent_all = CancellationToken::new();
             let (sink, from) = self.open_sink(sink).await?;
-            let receiver = transport.open_receiver(from.clone(), context.clone()).await?;
+            let receiver = transport.open_receiver(from.clone(), self.receiving_context(&sent_all)).await?;
             let (sender, sent) = self.open_sender(transport).await?;
-            let source = self.open_sources(sent.clone(), &self.context).await?;
-            let mut producer_memory = Memory::default();
-            let produce = self.pump(source, sender, sent, &self.produced, &mut producer_memory);
-            let consume =
-                pump(receiver, sink, from, self.pump_parts(CancellationToken::new(), &self.consumed, memory));
-            tokio::pin!(produce, consume);
-            tokio::select! {
-                // The channel closes when the producing side ends, however it ends: ask it.
-                ended = &mut consume => match ended? {
-                    Ended::Finished => produce.await,
-                    again => Ok(again),
+            // Nothing counts before the sink has it.
+            let source = self.open_sources(sent.clone(), &self.context, &self.consumed.progress).await?;
+            let can_go_back = source.can_go_back();
+            let receiver: Box<dyn Source> = Box::new(LinkedReceiver { receiver, can_go_back });
+            let mut sending_memory = Memory::default();
+            let stop_sending = self.stop_reading(can_go_back).child_token();
+            let sending = self.pump_parts(stop_sending.clone(), &self.produced, &mut sending_memory);
+            let sending = pump(source, sender, sent, sending);
+            let writing = self.pump_parts(CancellationToken::new(), &self.consumed, memory);
+            let writing = pump(receiver, sink, from, writing);
+            tokio::pin!(sending, writing);
+            let ended = tokio::select! {
+                written = &mut writing => match written {
+                    // The channel closes when the sending side ends, however it ends: ask it.
+                    Ok(Ended::Finished) => sending.await,
+                    written => {
+                        stop_sending.cancel();
+                        // It fails for want of the other end. What it has read by then is counted.
+                        let _ = sending.await;
+                        written
+                    }
                 },
-                ended = &mut produce => {
-                    ended?;
-                    consume.await
+                sent = &mut sending => {
+                    sent_all.cancel();
+                    // What was handed over counts, whatever ended the sending.
+                    match (writing.await, sent) {
+                        (Ok(Ended::Finished), sent) => sent,
+                        (Ok(_), Err(error)) => Err(error),
+                        (written, _) => written,
+                    }
                 }
-            }
+            };
+            if can_go_back { ended } else { count_lost(ended, &self.consumed.progress) }
         })
         .await
     }
@@ -295,9 +342,9 @@ impl Run {
         Context { progress: self.consumed.progress.clone(), ..self.context.clone() }
     }
 
-    /// The same where the other hop is in this process too.
-    fn receiving_context(&self) -> Context {
-        let once = self.context.settings.once.then(|| self.sent.clone());
+    /// The same where the other hop is in this process too, and says when everything is sent.
+    fn receiving_context(&self, sent: &CancellationToken) -> Context {
+        let once = self.context.settings.once.then(|| sent.clone());
         Context { once, ..self.writing_context() }
     }
 
@@ -322,13 +369,33 @@ impl Run {
         }
     }
 
-    async fn open_sources(&self, from: Checkpoint, context: &Context) -> Result<Box<dyn Source>> {
+    /// Opens all sources as one. What cannot be read again counts once the hop of `progress` has committed it.
+    async fn open_sources(
+        &self,
+        from: Checkpoint,
+        context: &Context,
+        progress: &Progress,
+    ) -> Result<Box<dyn Source>> {
         let mut sources = Vec::with_capacity(self.parts.sources.len());
         for source in &self.parts.sources {
             let source: &dyn OpenSource = source.as_ref();
-            sources.push(source.open(from.clone(), context.clone()).await.context("cannot open the source")?);
+            let source =
+                source.open(from.clone(), context.clone()).await.context("cannot open the source")?;
+            sources.push(match source.can_go_back() {
+                true => source,
+                false => Box::new(Noted { source, progress: progress.clone() }),
+            });
         }
-        Ok(crate::merge::merge(sources))
+        let source = crate::merge::merge(sources);
+        Ok(match source.can_go_back() {
+            true => source,
+            false => Box::new(UntilStopped::new(source, self.control.stop.clone())),
+        })
+    }
+
+    /// What ends the reading. A source that cannot go back ends by itself, when it has given what it took.
+    fn stop_reading(&self, can_go_back: bool) -> CancellationToken {
+        if can_go_back { self.control.stop.clone() } else { CancellationToken::new() }
     }
 
     async fn pump(
@@ -340,17 +407,9 @@ impl Run {
         memory: &mut Memory,
     ) -> Result<Ended> {
         let can_go_back = source.can_go_back();
-        self.can_go_back.fetch_and(can_go_back, Ordering::Relaxed);
-        let stop = self.control.stop.clone();
+        let stop = self.stop_reading(can_go_back);
         let ended = pump(source, sink, from, self.pump_parts(stop, metrics, memory)).await;
-        if can_go_back {
-            return ended;
-        }
-        ended.map_err(|error| {
-            let counts = metrics.counts();
-            let lost = counts.bytes_read.saturating_sub(counts.bytes_committed + counts.bytes_duplicate);
-            Fatal::new(format!("{error:#}; {lost} bytes that cannot be read again were not delivered"))
-        })
+        if can_go_back { ended } else { count_lost(ended, &metrics.progress) }
     }
 
     fn pump_parts<'a>(
@@ -365,17 +424,54 @@ impl Run {
     }
 }
 
+/// The receiving end of a transport that stores nothing: what its source cannot give again, it cannot either.
+struct LinkedReceiver {
+    receiver: Box<dyn Source>,
+    can_go_back: bool,
+}
+
+#[async_trait]
+impl Source for LinkedReceiver {
+    async fn read(&mut self) -> Result<Option<Batch>> {
+        self.receiver.read().await
+    }
+
+    fn can_go_back(&self) -> bool {
+        self.can_go_back
+    }
+}
+
+/// The end of a session whose source cannot go back: one that lost something is the last one.
+fn count_lost(ended: Result<Ended>, progress: &Progress) -> Result<Ended> {
+    let lost = progress.unrepeatable_bytes();
+    if lost == 0 {
+        return ended;
+    }
+    // What waits to be given is lost with the rest when the run ends.
+    let lost = not_delivered(lost + progress.in_hand().load(Ordering::Relaxed));
+    match ended {
+        Ok(_) => Err(Fatal::new(lost)),
+        Err(error) => Err(Fatal::new(format!("{error:#}; {lost}"))),
+    }
+}
+
+fn not_delivered(bytes: u64) -> String {
+    format!("{bytes} bytes that cannot be read again were not delivered")
+}
+
 /// The sessions of one hop.
 struct Hop<'a> {
     run: &'a Run,
     name: &'static str,
     metrics: &'a Metrics,
+    /// Of another hop that opens and ends with this one.
+    linked: Option<&'a Metrics>,
     memory: Memory,
 }
 
 impl<'a> Hop<'a> {
     fn new(run: &'a Run, name: &'static str, metrics: &'a Metrics) -> Self {
-        Self { run, name, metrics, memory: Memory::default() }
+        Self { run, name, metrics, linked: None, memory: Memory::default() }
     }
 
     /// Runs sessions until one finishes, reading is stopped, or one fails for good.
@@ -383,9 +479,26 @@ impl<'a> Hop<'a> {
     where
         F: AsyncFn(&mut Memory) -> Result<Ended>,
     {
+        let result = self.run_sessions(session).await;
+        for metrics in [Some(self.metrics), self.linked].into_iter().flatten() {
+            metrics.end_session();
+            if result.is_ok() {
+                metrics.finish();
+            }
+        }
+        result
+    }
+
+    async fn run_sessions<F>(&mut self, session: F) -> Result<()>
+    where
+        F: AsyncFn(&mut Memory) -> Result<Ended>,
+    {
         let stop = &self.run.control.stop;
         let mut backoff = Backoff::new(REOPEN_FIRST, REOPEN_MOST);
         let mut complaint = Complaint::default();
+        // With `--once`: since when there is nothing to do but to try again what is held.
+        let mut held_since = None;
+        let mut has_failed = false;
         loop {
             let commits = self.metrics.counts().commits;
             let opened = self.metrics.counts().sessions;
@@ -400,17 +513,33 @@ impl<'a> Hop<'a> {
                     },
                 }
             };
-            self.metrics.end_session();
             let worked = self.metrics.counts().commits > commits;
             if worked {
                 backoff.reset();
                 complaint.settle();
+                held_since = None;
             }
             let wait_until = match result {
                 Ok(Ended::Finished) => return Ok(()),
-                Ok(Ended::Again(at)) => at,
-                Err(error) if error.chain().any(|cause| cause.is::<Fatal>()) => return Err(error),
+                Ok(Ended::Again(at)) => {
+                    let held_since = *held_since.get_or_insert_with(Instant::now);
+                    if self.run.context.settings.once && held_since.elapsed() >= ONCE_PATIENCE {
+                        self.memory.give_up_held()?;
+                    }
+                    at
+                }
+                Err(error) if error.chain().any(|cause| cause.is::<Fatal>()) => {
+                    // What other attempts got past, or found before it, is no error of configuration.
+                    self.run.started.fetch_or(has_failed, Ordering::Relaxed);
+                    return Err(error);
+                }
                 Err(error) => {
+                    // Until the next one is open. Where nothing failed it follows at once.
+                    self.metrics.end_session();
+                    if let Some(linked) = self.linked {
+                        linked.end_session();
+                    }
+                    has_failed = true;
                     let pause = backoff.pause();
                     let (pipeline, hop) = (&self.run.context.settings.name, self.name);
                     complaint.report(&format!("{error:#}"), |text| {

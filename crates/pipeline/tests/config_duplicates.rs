@@ -11,6 +11,7 @@ inventory::submit!(Plugin::sink::<Screen>("screen", "the terminal"));
 inventory::submit!(Plugin::sink::<Screen>("screen", "the terminal again"));
 
 #[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 struct Screen {}
 
 #[async_trait]

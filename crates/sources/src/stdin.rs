@@ -1,13 +1,19 @@
 //! The source `stdin`: what is piped into the process, as the log `stdin` of its host.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use fshipper_pipeline::{Batch, Checkpoint, Context, Epoch, Origin, Settings, Source, SourceConfig};
+use fshipper_pipeline::{
+    Batch, Checkpoint, Context, Epoch, Fatal, History, Origin, Progress, Settings, Source, SourceConfig,
+};
+use rustix::event::{PollFd, PollFlags, poll};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
@@ -21,19 +27,38 @@ const READ_BYTES: usize = 64 << 10;
 #[serde(deny_unknown_fields)]
 pub struct Stdin {}
 
-/// Blocks of whole lines, or what went wrong; closed at the end of the input.
-type Blocks = mpsc::Receiver<io::Result<Bytes>>;
-
-/// One thread reads for the whole life of the process: it may wait in `read`, where nothing can wake it, and
-/// must neither keep the process from ending nor take lines from whoever opens the source again. It keeps the
+/// What one thread reads for the whole life of the process: it may wait for the input, where nothing can wake it,
+/// and must neither keep the process from ending nor take lines from whoever opens the source again. It keeps the
 /// process' exit waiting for nothing, since nobody joins it.
-static BLOCKS: OnceLock<Arc<Mutex<Blocks>>> = OnceLock::new();
+static INPUT: OnceLock<Arc<Mutex<Input>>> = OnceLock::new();
+
+/// The reading side of what the thread takes from the input.
+struct Input {
+    /// Blocks of whole lines, or what went wrong; closed at the end of the input.
+    blocks: mpsc::Receiver<io::Result<Bytes>>,
+    hand: Arc<Hand>,
+    /// Where the last block ended that was given.
+    given: Option<(Epoch, u64)>,
+}
+
+/// What the thread has taken from the input.
+struct Hand {
+    /// What is no whole line yet. The thread holds it while it takes something, until that is here or a block.
+    rest: Mutex<BytesMut>,
+    /// Nothing more is to be taken.
+    is_closed: AtomicBool,
+    /// Counts all of it.
+    progress: Progress,
+}
 
 struct Lines {
-    blocks: OwnedMutexGuard<Blocks>,
+    input: OwnedMutexGuard<Input>,
     origin: Origin,
     epoch: Epoch,
     offset: u64,
+    /// Up to where somebody misses bytes that were given once.
+    lost_to: Option<u64>,
+    is_draining: bool,
 }
 
 #[async_trait]
@@ -43,47 +68,98 @@ impl SourceConfig for Stdin {
     }
 
     async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
-        let max_bytes = context.settings.max_batch_bytes;
-        let blocks = BLOCKS.get_or_init(|| Arc::new(Mutex::new(start(io::stdin(), max_bytes))));
-        let Ok(blocks) = blocks.clone().try_lock_owned() else {
+        let input = match INPUT.get() {
+            Some(input) => input,
+            None => {
+                let input = io::stdin().as_fd().try_clone_to_owned().context("cannot open standard input")?;
+                let (max_bytes, progress) = (context.settings.max_batch_bytes, context.progress.clone());
+                INPUT.get_or_init(|| start(File::from(input), wait, max_bytes, progress))
+            }
+        };
+        let Ok(input) = input.clone().try_lock_owned() else {
             bail!("standard input is being read already: only one pipeline of a process can have it");
         };
-        Ok(Box::new(Lines::new(blocks, &from, &context.settings)))
+        Ok(Box::new(Lines::new(input, &from, &context.settings)))
     }
 }
 
 impl Lines {
-    fn new(blocks: OwnedMutexGuard<Blocks>, from: &Checkpoint, settings: &Settings) -> Self {
+    fn new(input: OwnedMutexGuard<Input>, from: &Checkpoint, settings: &Settings) -> Self {
         let origin = Origin::new(&settings.host, "stdin");
-        let position = from.position(&origin).map(|position| (position.epoch, position.offset));
+        let history = from.history(&origin);
+        let position = history.map(|history| (history.current.epoch, history.current.offset));
         let (epoch, offset) = position.unwrap_or_else(|| (Epoch::random(), 0));
-        Self { blocks, origin, epoch, offset }
+        let given = input.given.filter(|(given, _)| *given == epoch).map(|(_, end)| end);
+        let reached = history.and_then(History::reached).max(given);
+        let lost_to = reached.filter(|&reached| reached > offset);
+        Self { input, origin, epoch, offset, lost_to, is_draining: false }
+    }
+
+    /// The next block, or at the end of all that was taken `None`.
+    async fn next_block(&mut self) -> Option<io::Result<Bytes>> {
+        let Input { blocks, hand, .. } = &mut *self.input;
+        if !self.is_draining {
+            return blocks.recv().await;
+        }
+        tokio::select! {
+            biased;
+            block = blocks.recv() => block,
+            // From now on the thread takes nothing. It may have made a block before.
+            mut rest = hand.rest.lock() => match blocks.try_recv() {
+                Ok(block) => Some(block),
+                Err(_) => (!rest.is_empty()).then(|| Ok(rest.split().freeze())),
+            },
+        }
     }
 }
 
 #[async_trait]
 impl Source for Lines {
+    /// Loses nothing when it is given up.
     async fn read(&mut self) -> Result<Option<Batch>> {
-        let Some(block) = self.blocks.recv().await else { return Ok(None) };
-        let bytes = block.context("cannot read standard input")?;
         let start = self.offset;
+        if let Some(end) = self.lost_to.take() {
+            self.offset = end;
+            let reason = "standard input cannot be read again";
+            return Ok(Some(Batch::loss(self.origin.clone(), self.epoch, start, end - start, reason)));
+        }
+        let Some(block) = self.next_block().await else { return Ok(None) };
+        // Another session would take the end of the blocks for that of the input.
+        let bytes = block.map_err(|error| Fatal::new(format!("cannot read standard input: {error}")))?;
         self.offset += bytes.len() as u64;
+        self.input.given = Some((self.epoch, self.offset));
+        self.input.hand.progress.in_hand().fetch_sub(bytes.len() as u64, Ordering::Relaxed);
         Ok(Some(Batch::data(self.origin.clone(), self.epoch, start, bytes)))
     }
 
     fn can_go_back(&self) -> bool {
         false
     }
+
+    fn drain(&mut self) -> bool {
+        self.input.hand.is_closed.store(true, Ordering::Relaxed);
+        self.is_draining = true;
+        true
+    }
 }
 
 /// Starts the thread. One block waits besides the one that is being read: the pipe is the buffer.
-fn start(input: impl Read + Send + 'static, max_bytes: usize) -> Blocks {
-    let (sender, receiver) = mpsc::channel(1);
-    let of_thread = sender.clone();
+fn start<I: Read + Send + 'static>(
+    input: I,
+    wait: impl Fn(&I) + Send + 'static,
+    max_bytes: usize,
+    progress: Progress,
+) -> Arc<Mutex<Input>> {
+    let (sender, blocks) = mpsc::channel(1);
+    let (rest, is_closed) = (Mutex::default(), AtomicBool::new(false));
+    let hand = Arc::new(Hand { rest, is_closed, progress });
+    let (of_thread, hand_of_thread) = (sender.clone(), hand.clone());
     let reader = move || {
         // A closed channel means that nobody will ever ask again.
         let send = |block| of_thread.blocking_send(block).is_ok();
-        if let Err(error) = cut_blocks(input, max_bytes.max(1), &mut |block| send(Ok(block))) {
+        if let Err(error) =
+            hand_of_thread.take_blocks(input, wait, max_bytes.max(1), &mut |block| send(Ok(block)))
+        {
             send(Err(error));
         }
     };
@@ -93,110 +169,66 @@ fn start(input: impl Read + Send + 'static, max_bytes: usize) -> Blocks {
             tracing::error!("cannot start to read standard input");
         }
     }
-    receiver
+    Arc::new(Mutex::new(Input { blocks, hand, given: None }))
 }
 
-/// Reads to the end of `input` and gives blocks that end with a line, as long as `give` takes them. Only the
-/// last block, and a block of a line longer than `max_bytes`, end elsewhere.
-fn cut_blocks(mut input: impl Read, max_bytes: usize, give: &mut dyn FnMut(Bytes) -> bool) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
-    loop {
-        let filled = buffer.len();
-        let room = READ_BYTES.min(max_bytes - filled);
-        buffer.resize(filled + room, 0);
-        let count = match input.read(&mut buffer[filled..]) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                buffer.truncate(filled);
-                continue;
+/// Waits until there is something to read, or the end.
+fn wait(input: &File) {
+    // Whatever is wrong with the input, reading says so.
+    while poll(&mut [PollFd::new(input, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
+}
+
+impl Hand {
+    /// Reads to the end of `input` and gives blocks that end with a line, as long as `give` takes them. Only the
+    /// last block, and a block of a line longer than `max_bytes`, end elsewhere.
+    fn take_blocks<I: Read>(
+        &self,
+        mut input: I,
+        wait: impl Fn(&I),
+        max_bytes: usize,
+        give: &mut dyn FnMut(Bytes) -> bool,
+    ) -> io::Result<()> {
+        loop {
+            wait(&input);
+            let mut buffer = self.rest.blocking_lock();
+            if self.is_closed.load(Ordering::Relaxed) {
+                return Ok(());
             }
-            Err(error) => {
-                buffer.truncate(filled);
-                // What came before the error was read.
-                if !buffer.is_empty() {
-                    give(buffer.freeze());
+            let filled = buffer.len();
+            let room = READ_BYTES.min(max_bytes - filled);
+            buffer.resize(filled + room, 0);
+            let count = match input.read(&mut buffer[filled..]) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    buffer.truncate(filled);
+                    continue;
                 }
-                return Err(error);
+                Err(error) => {
+                    buffer.truncate(filled);
+                    // What came before the error was read.
+                    if !buffer.is_empty() {
+                        give(buffer.split().freeze());
+                    }
+                    return Err(error);
+                }
+            };
+            buffer.truncate(filled + count);
+            self.progress.in_hand().fetch_add(count as u64, Ordering::Relaxed);
+            let taken = match memchr::memrchr(b'\n', &buffer[filled..]) {
+                _ if count == 0 => buffer.len(),
+                Some(newline) => filled + newline + 1,
+                None if buffer.len() == max_bytes => max_bytes,
+                None => 0,
+            };
+            if taken > 0 && !give(buffer.split_to(taken).freeze()) {
+                return Ok(());
             }
-        };
-        buffer.truncate(filled + count);
-        let taken = match memchr::memrchr(b'\n', &buffer[filled..]) {
-            _ if count == 0 => buffer.len(),
-            Some(newline) => filled + newline + 1,
-            None if buffer.len() == max_bytes => max_bytes,
-            None => 0,
-        };
-        if taken > 0 && !give(buffer.split_to(taken).freeze()) {
-            return Ok(());
-        }
-        if count == 0 {
-            return Ok(());
+            if count == 0 {
+                return Ok(());
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Gives its pieces one by one, as a pipe does.
-    struct Pieces(Vec<&'static [u8]>);
-
-    impl Read for Pieces {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let Some(first) = self.0.first_mut() else { return Ok(0) };
-            let count = first.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&first[..count]);
-            *first = &first[count..];
-            if first.is_empty() {
-                self.0.remove(0);
-            }
-            Ok(count)
-        }
-    }
-
-    fn blocks(pieces: &[&'static [u8]], max_bytes: usize) -> Vec<Vec<u8>> {
-        let mut blocks = Vec::new();
-        let mut give = |block: Bytes| {
-            blocks.push(block.to_vec());
-            true
-        };
-        cut_blocks(Pieces(pieces.to_vec()), max_bytes, &mut give).unwrap();
-        blocks
-    }
-
-    #[test]
-    fn gives_what_is_there_up_to_the_last_line_end() {
-        assert_eq!(
-            blocks(&[b"one\ntwo\nth", b"ree\n", b"four"], 100),
-            [&b"one\ntwo\n"[..], b"three\n", b"four"]
-        );
-        assert_eq!(blocks(&[b"\0\xff\r\n"], 100), [b"\0\xff\r\n"]);
-        assert!(blocks(&[], 100).is_empty());
-    }
-
-    #[test]
-    fn a_line_longer_than_a_batch_comes_in_parts() {
-        assert_eq!(blocks(&[b"123456789\nab\n"], 4), [&b"1234"[..], b"5678", b"9\n", b"ab\n"]);
-    }
-
-    #[tokio::test]
-    async fn continues_at_the_restored_end() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = fshipper_pipeline::testing::context(folder.path()).settings;
-        let lines = |pieces: &[&'static [u8]], from: &Checkpoint| {
-            let blocks = Arc::new(Mutex::new(start(Pieces(pieces.to_vec()), 100)));
-            Lines::new(blocks.try_lock_owned().unwrap(), from, &settings)
-        };
-        let mut first = lines(&[b"one\n"], &Checkpoint::default());
-        let batch = first.read().await.unwrap().unwrap();
-        assert_eq!((batch.start, batch.bytes()), (0, &b"one\n"[..]));
-        assert!(first.read().await.unwrap().is_none());
-        assert!(!first.can_go_back());
-
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.advance(&batch);
-        let next = lines(&[b"two\n"], &checkpoint).read().await.unwrap().unwrap();
-        assert_eq!((next.epoch, next.start), (batch.epoch, 4));
-    }
-}
+mod tests;

@@ -42,6 +42,7 @@ mod listener;
 mod load;
 mod login;
 mod outcome;
+mod overdue;
 mod partition;
 mod pattern;
 mod places;
@@ -55,6 +56,7 @@ mod run;
 mod sender;
 mod session;
 mod shipper;
+mod silence;
 #[cfg(test)]
 mod simulation;
 mod stream;

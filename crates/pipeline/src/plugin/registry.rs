@@ -2,7 +2,7 @@
 
 use std::any::type_name;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Result;
 use async_trait::async_trait;
@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, schema_for};
 use serde::de::DeserializeOwned;
 use toml::de::ValueDeserializer;
 
+use super::unknown_keys::careless_type;
 use crate::config::{TableError, Value};
 use crate::{
     Checkpoint, Context, Ends, Invalid, Kind, Origin, Settings, Sink, SinkConfig, Source, SourceConfig,
@@ -24,6 +25,7 @@ use crate::{
 /// inventory::submit!(Plugin::sink::<Nowhere>("nowhere", "cannot be opened, for demonstrations"));
 ///
 /// #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields)]
 /// struct Nowhere {}
 ///
 /// #[async_trait]
@@ -34,6 +36,8 @@ use crate::{
 /// }
 /// # assert!(Plugin::all().unwrap().iter().any(|plugin| plugin.name() == "nowhere"));
 /// ```
+///
+/// Every table refuses keys that it does not know: where `deny_unknown_fields` is missing, [`Plugin::all`] fails.
 ///
 /// A crate that nobody names is not linked, and its plugin is silently missing: the binary says
 /// `use my_plugin as _;`.
@@ -142,8 +146,14 @@ impl Plugin {
     ///
     /// # Errors
     ///
-    /// Two plugins of one kind and name: the message names both crates.
+    /// Two plugins of one kind and name, or one with a table that would ignore a misspelt key: the message names
+    /// the crates and the remedy.
     pub fn all() -> Result<Vec<&'static Plugin>, String> {
+        static ALL: OnceLock<Result<Vec<&'static Plugin>, String>> = OnceLock::new();
+        ALL.get_or_init(Self::find_all).clone()
+    }
+
+    fn find_all() -> Result<Vec<&'static Plugin>, String> {
         let mut plugins: Vec<&Plugin> = inventory::iter::<Plugin>.into_iter().collect();
         plugins.sort_by_key(|plugin| (plugin.kind(), plugin.name, plugin.crate_name()));
         for pair in plugins.windows(2) {
@@ -157,7 +167,20 @@ impl Plugin {
                 ));
             }
         }
+        plugins.iter().try_for_each(|plugin| plugin.expect_unknown_keys_refused())?;
         Ok(plugins)
+    }
+
+    fn expect_unknown_keys_refused(&self) -> Result<(), String> {
+        match careless_type(self.schema().as_value(), (self.type_name)()) {
+            None => Ok(()),
+            Some(careless) => Err(format!(
+                "the {} `{}` of the crate `{}` would ignore a misspelt key: add `#[serde(deny_unknown_fields)]` to `{careless}`",
+                self.kind().table(),
+                self.name,
+                self.crate_name(),
+            )),
+        }
     }
 }
 

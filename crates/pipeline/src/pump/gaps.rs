@@ -150,7 +150,8 @@ impl Writer<'_> {
         match (self.memory.gaps.gaps.get(origin), limit) {
             (Some(Known { is_given_up: true, .. }), _) => Step::Lose,
             (Some(Known { asked_since: Some(_), .. }), Some(_)) => Step::Wait,
-            (Some(known), limit) if known.span == span => match limit {
+            // What is missing may have become more meanwhile: a retention goes on deleting.
+            (Some(known), limit) if known.span.0 == span.0 && known.span.1 <= span.1 => match limit {
                 Some(limit) if !limit.is_zero() => Step::Wait,
                 _ => Step::Lose,
             },

@@ -9,12 +9,14 @@ use crate::{Cursor, Epoch, testing};
 
 mod commits;
 mod gaps;
+mod rereading;
 
 /// What a scripted source does next.
 #[derive(Clone)]
 enum Step {
     Give(Batch),
     Fail,
+    Rest(Duration),
     /// Waits for ever, as an idle source does.
     Idle,
 }
@@ -33,7 +35,12 @@ impl Script {
 #[async_trait]
 impl Source for Script {
     async fn read(&mut self) -> Result<Option<Batch>> {
+        while let Some(Step::Rest(time)) = self.steps.front() {
+            tokio::time::sleep(*time).await;
+            self.steps.pop_front();
+        }
         match self.steps.pop_front() {
+            Some(Step::Rest(_)) => unreachable!("that was before"),
             Some(Step::Give(batch)) => Ok(Some(batch)),
             Some(Step::Fail) => anyhow::bail!("the source broke"),
             Some(Step::Idle) => std::future::pending().await,
@@ -61,6 +68,8 @@ struct Recorded {
     writes: usize,
     commit_bytes: Option<u64>,
     budget_bytes: Option<usize>,
+    /// What is kept until it is committed, where that is so.
+    kept: Option<Vec<Batch>>,
 }
 
 #[async_trait]
@@ -83,6 +92,9 @@ impl Sink for Tape {
             Content::Data(bytes) => format!("{file}@{} {}", batch.start, String::from_utf8_lossy(bytes)),
             Content::Loss { missing, .. } => format!("{file}@{} lost {missing}", batch.start),
         });
+        if let Some(kept) = &mut tape.kept {
+            kept.push(batch);
+        }
         Ok(Written::Accepted)
     }
 
@@ -92,6 +104,9 @@ impl Sink for Tape {
             anyhow::bail!("the sink broke");
         }
         tape.log.push("commit".to_owned());
+        if let Some(kept) = &mut tape.kept {
+            kept.clear();
+        }
         tape.committed = checkpoint.clone();
         Ok(())
     }
@@ -389,8 +404,13 @@ async fn the_budget_bounds_what_waits() {
     let steps = (0..64).map(|number| Step::Give(data("a", number << 20, &megabyte))).collect();
     let metrics = Arc::<Metrics>::default();
     let source = Box::new(Script::new(steps));
-    let read =
-        tokio::spawn(read_all(source, HOP_BUDGET_BYTES, CancellationToken::new(), sender, metrics.clone()));
+    let read = tokio::spawn(read_all(
+        source,
+        Room::new(HOP_BUDGET_BYTES),
+        CancellationToken::new(),
+        sender,
+        metrics.clone(),
+    ));
     let first = receiver.recv().await.unwrap();
     // Nobody takes more: the reader fills the budget and then waits with one batch in hand.
     for _ in 0..1000 {
@@ -413,6 +433,21 @@ async fn a_sink_says_after_how_many_bytes_a_commit_is_due() {
         let log = bench.tape.log();
         assert_eq!(log.iter().filter(|entry| *entry == "commit").count(), commits, "{log:?}");
     }
+}
+
+/// As one that sends everything with its commit: nothing else makes room.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_keeps_what_it_is_given_is_asked_to_commit_when_there_is_no_room_for_more() {
+    let mut bench = Bench::new();
+    bench.settings.commit_interval = Duration::from_secs(3600);
+    bench.settings.commit_bytes = u64::MAX;
+    bench.tape.0.lock().unwrap().kept = Some(Vec::new());
+    let megabyte = "x".repeat(1 << 20);
+    let steps: Vec<_> = (0..40).map(|number| Step::Give(data("a", number << 20, &megabyte))).collect();
+    let began = Instant::now();
+    bench.session(steps).await.unwrap();
+    assert_eq!(bench.tape.committed("a"), Some(40 << 20));
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

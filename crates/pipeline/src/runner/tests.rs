@@ -8,6 +8,10 @@ use bytes::Bytes;
 use super::*;
 use crate::{Batch, Ends, Epoch, Invalid, Origin, Written};
 
+mod holds;
+mod linked;
+mod unrepeatable;
+
 /// What the sinks of a test share: the output, and the mischief they are asked to do.
 #[derive(Default)]
 struct World {
@@ -21,8 +25,12 @@ struct World {
     commits_to_fail: AtomicUsize,
     /// So many commits refuse what was written.
     commits_to_refuse: AtomicUsize,
+    /// So many writes are held.
+    writes_to_hold: AtomicUsize,
     keeps_no_positions: AtomicBool,
     opens_forever: AtomicBool,
+    /// So many attempts to open the sink fail.
+    opens_to_fail: AtomicUsize,
     commits_forever: AtomicBool,
     fatal_at_open: AtomicUsize,
     opened: AtomicUsize,
@@ -103,6 +111,9 @@ impl Sink for Store {
     }
 
     async fn write(&mut self, batch: Batch) -> Result<Written> {
+        if take_one(&self.world.writes_to_hold) {
+            return Ok(Written::Held("the folder cannot be written to".to_owned()));
+        }
         self.written.push(batch);
         Ok(Written::Accepted)
     }
@@ -176,6 +187,9 @@ impl OpenSink for OpenStore {
         if self.0.fatal_at_open.load(Ordering::Relaxed) == opened {
             return Err(Fatal::new("the ledger is locked by process 1"));
         }
+        if take_one(&self.0.opens_to_fail) {
+            anyhow::bail!("the output is not mounted");
+        }
         Ok(Box::new(Store { world: self.0.clone(), written: Vec::new(), refused: Vec::new() }))
     }
 }
@@ -198,12 +212,17 @@ impl Bench {
     }
 
     fn run(&self, once: bool, transport: Option<(Arc<dyn Transport>, Ends)>) -> Run {
+        self.run_from(vec![Box::new(OpenLog(self.world.clone()))], once, transport)
+    }
+
+    fn run_from(
+        &self,
+        sources: Vec<Box<dyn OpenSource>>,
+        once: bool,
+        transport: Option<(Arc<dyn Transport>, Ends)>,
+    ) -> Run {
         let settings = self.settings(once);
-        let parts = Parts {
-            sources: vec![Box::new(OpenLog(self.world.clone()))],
-            transport,
-            sink: Some(Box::new(OpenStore(self.world.clone()))),
-        };
+        let parts = Parts { sources, transport, sink: Some(Box::new(OpenStore(self.world.clone()))) };
         let state_dir = StateDir::lock(self.folder.path(), &settings.name).unwrap();
         let (stop, hangups) = (self.stop.clone(), watch::channel(0).1);
         Run::new(settings, parts, state_dir, Control { stop, hangups })
@@ -274,6 +293,17 @@ async fn a_fatal_error_later_is_a_failure() {
     let run = bench.run(true, None);
     run.until_stopped().await.unwrap_err();
     assert!(run.started.load(Ordering::Relaxed));
+}
+
+/// The output was away when everything started; only when it was back could its ledger be read.
+#[tokio::test]
+async fn a_fatal_error_behind_one_that_was_retried_is_a_failure() {
+    let bench = Bench::new("one\n");
+    bench.world.opens_to_fail.store(1, Ordering::Relaxed);
+    bench.world.fatal_at_open.store(2, Ordering::Relaxed);
+    let run = bench.run(true, None);
+    run.until_stopped().await.unwrap_err();
+    assert!(run.started.load(Ordering::Relaxed), "others may have shipped for hours");
 }
 
 #[tokio::test]
@@ -359,7 +389,7 @@ struct Stream {
     sent: Arc<World>,
 }
 
-struct Sender(Arc<Mutex<Vec<Batch>>>);
+struct Sender(Arc<Mutex<Vec<Batch>>>, Arc<World>);
 
 struct Receiver {
     batches: Arc<Mutex<Vec<Batch>>>,
@@ -376,6 +406,9 @@ impl Sink for Sender {
     }
 
     async fn write(&mut self, mut batch: Batch) -> Result<Written> {
+        if take_one(&self.1.writes_to_hold) {
+            return Ok(Written::Held("nobody may publish".to_owned()));
+        }
         batch.lease = None;
         self.0.lock().unwrap().push(batch);
         Ok(Written::Accepted)
@@ -398,7 +431,7 @@ impl Source for Receiver {
                     return Ok(Some(batch));
                 }
                 None if over => return Ok(None),
-                None => tokio::task::yield_now().await,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
     }
@@ -410,11 +443,11 @@ impl Transport for Stream {
         if take_one(&self.sent.commits_to_fail) {
             anyhow::bail!("no responders");
         }
-        Ok(Box::new(Sender(self.batches.clone())))
+        Ok(Box::new(Sender(self.batches.clone(), self.sent.clone())))
     }
 
     async fn open_receiver(&self, _: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
-        let nothing_more_comes = context.once.expect("the run is with `once`");
+        let nothing_more_comes = context.once.unwrap_or_default();
         Ok(Box::new(Receiver { batches: self.batches.clone(), next: 0, nothing_more_comes }))
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Outputs {
     shared: bool,
     /// Why nothing can be written to some of them in this session.
     held: HashMap<OutputId, String>,
+    /// Those of them that nothing was taken for since: whoever writes may find them mended.
+    mendable: HashSet<OutputId>,
     /// Held after bytes for them were taken: what was taken since the last record does not count.
     lost: HashSet<OutputId>,
 }
@@ -60,6 +62,7 @@ impl Outputs {
             unrecorded: HashMap::new(),
             shared: template.is_shared(),
             held: HashMap::new(),
+            mendable: HashSet::new(),
             lost: HashSet::new(),
         };
         outputs.add(losses_path(), "".into());
@@ -122,7 +125,28 @@ impl Outputs {
 
     /// Nothing more can be written to an output in this session; the first reason counts.
     pub(super) fn hold(&mut self, output: OutputId, reason: String) {
+        self.mendable.remove(&output);
         self.held.entry(output).or_insert(reason);
+    }
+
+    /// Nothing can be written to an output for this reason, unless somebody mends it. What was held before for good
+    /// stays so.
+    pub(super) fn hold_until_mended(&mut self, output: OutputId, reason: String) {
+        if !self.held.contains_key(&output) || self.mendable.contains(&output) {
+            self.mendable.insert(output);
+            self.held.insert(output, reason);
+        }
+    }
+
+    /// Whether it is worth a look why an output is held.
+    pub(super) fn is_mendable(&self, output: OutputId) -> bool {
+        self.mendable.contains(&output)
+    }
+
+    /// An output was mended.
+    pub(super) fn release(&mut self, output: OutputId) {
+        self.mendable.remove(&output);
+        self.held.remove(&output);
     }
 
     /// The outputs that have lost what was taken for them; mostly none.
@@ -133,6 +157,7 @@ impl Outputs {
     /// Nothing more can be written to an output in this session, and what was taken for it since the last
     /// record is lost.
     pub(super) fn lose(&mut self, output: OutputId, reason: &str) {
+        self.mendable.remove(&output);
         self.held.insert(output, reason.to_owned());
         self.lost.insert(output);
     }

@@ -7,7 +7,7 @@ use super::compress;
 use super::disk::{Cure, Disk};
 use super::ledger::{Entry, FileId, FileRecord, Intent, Ledger, Stage, State};
 use super::names::FilePath;
-use super::outputs::Outputs;
+use super::outputs::{OutputId, Outputs};
 
 /// Finishes or undoes what the ledger says was about to happen.
 ///
@@ -118,25 +118,53 @@ pub(super) fn check_active_files(disk: &Disk, ledger: &mut Ledger, outputs: &mut
     let mut gone = Vec::new();
     for (id, record) in ledger.state().files.iter().filter(|(_, record)| record.stage == Stage::Active) {
         let Some(output) = outputs.of_family(&record.family) else { continue };
-        match check_active_file(disk, ledger.state(), record) {
-            Ok(Standing::InPlace) => {}
-            Ok(Standing::Cut(reason)) => outputs.hold(output, reason),
-            Ok(Standing::Gone) => {
+        match stand(disk, ledger.state(), record)? {
+            Standing::InPlace => {}
+            Standing::Held(reason) => outputs.hold_until_mended(output, reason),
+            Standing::Gone => {
                 outputs.set_active(output, None);
                 gone.push(Entry::Forget(id));
             }
-            Err(error) if Cure::of(&error) == Cure::Hold => outputs.hold(output, format!("{error:#}")),
-            Err(error) => return Err(error),
         }
     }
     ledger.append(&mut gone)
 }
 
+/// Looks again at the file of an output that [`check_active_files`] has held: somebody may have mended it.
+pub(super) fn check_held_file(
+    disk: &Disk,
+    ledger: &mut Ledger,
+    outputs: &mut Outputs,
+    output: OutputId,
+) -> Result<()> {
+    let file = outputs.active(output);
+    let Some((id, record)) = file.and_then(|id| Some((id, ledger.state().files.get(id)?.clone()))) else {
+        return Ok(());
+    };
+    match stand(disk, ledger.state(), &record)? {
+        Standing::InPlace => outputs.release(output),
+        Standing::Held(reason) => outputs.hold_until_mended(output, reason),
+        Standing::Gone => {
+            ledger.append(&mut vec![Entry::Forget(id)])?;
+            outputs.set_active(output, None);
+            outputs.release(output);
+        }
+    }
+    Ok(())
+}
+
+fn stand(disk: &Disk, state: &State, record: &FileRecord) -> Result<Standing> {
+    match check_active_file(disk, state, record) {
+        Err(error) if Cure::of(&error) == Cure::Hold => Ok(Standing::Held(format!("{error:#}"))),
+        standing => standing,
+    }
+}
+
 /// What became of an active file.
 enum Standing {
     InPlace,
-    /// It is shorter than what was committed, for this reason.
-    Cut(String),
+    /// Nothing can be written to it, for this reason: it is shorter than what was committed, or cannot be used.
+    Held(String),
     Gone,
 }
 
@@ -145,7 +173,7 @@ fn check_active_file(disk: &Disk, state: &State, record: &FileRecord) -> Result<
     let there = disk.stat(&record.path)?;
     match there {
         Some(entry) if entry.is(record.identity) && entry.length < record.length => {
-            return Ok(Standing::Cut(format!(
+            return Ok(Standing::Held(format!(
                 "`{path}` holds {} bytes of the {} that were committed: the disk has lost some, or somebody has cut it; restore it, or move it away to go on in a new one",
                 entry.length, record.length
             )));

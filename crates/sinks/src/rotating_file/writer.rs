@@ -146,6 +146,10 @@ impl Writer {
         let (author, entry) =
             self.outputs.author_or_new(&self.plan.template, self.ledger.state(), &batch.origin);
         self.settled.extend(entry);
+        // Whoever cannot go back offers the same batch again.
+        if answered && self.outputs.is_mendable(author.output) {
+            recovery::check_held_file(&self.disk, &mut self.ledger, &mut self.outputs, author.output)?;
+        }
         let held = match self.outputs.held(author.output) {
             Some(reason) => reason.to_owned(),
             None => match self.place(batch, author) {

@@ -6,7 +6,9 @@
 //! - A file *is* a generation only if its first bytes and the bytes before the known position are the same.
 //! - The inode says where to look first. A file with another inode is taken for the same content (a copy, or
 //!   the original of one) only at the log's own path or under the name of a rotated sibling, and only while
-//!   the inode itself is not found under another name.
+//!   the inode itself is not found under another name; but a plain file and what it is compressed into are one.
+//! - What is finished is as long as it was: a file that begins with all of it and is longer is another one. So
+//!   is one of which only the beginning could be compared.
 //! - Files older than the one being read were read, or passed over, before: they are never new.
 //! - A sibling that no pattern selects is new only between a known file and the log's own path.
 //! - A compressed file is what it holds: it is known again by that, and never new when what it was compressed
@@ -25,7 +27,6 @@ use super::patterns::Patterns;
 use super::reading::Whereabouts;
 use super::siblings::{self, Suffix};
 use super::state::Generation;
-use super::unpacking::COMPLETE_AFTER;
 
 /// A file that may belong to a log.
 #[derive(Debug)]
@@ -76,13 +77,14 @@ impl Candidate {
     }
 }
 
-/// The files of `log`, oldest first, the one at its own path last.
+/// The files of `log`, oldest first, the one at its own path last. `is_last` says that nobody will look again: a
+/// compressed file that is whole is not waited for then, although somebody may append to it.
 ///
 /// # Errors
 ///
 /// Its own path, or that of a file which is being read or looked for, cannot be looked at for another reason
 /// than that nothing is there.
-pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now) -> io::Result<Vec<Candidate>> {
+pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now, is_last: bool) -> io::Result<Vec<Candidate>> {
     let live = match Stat::of_path(&log.path) {
         // Of some logs only compressed files are selected.
         Ok(stat) => Some(stat).filter(|stat| stat.regular && patterns.owner(&log.path).is_some()),
@@ -110,11 +112,8 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now) -> io::Result<Vec
             is_selected: patterns.owner(path).is_some(),
             suffix: suffix.map(|(_, suffix)| suffix),
             held: None,
-            packed: siblings::is_gzip(path).then(|| {
-                let changed = stat.modified.max(stat.changed);
-                let age = now.system.duration_since(changed).unwrap_or_default();
-                Packed { may_grow: age < COMPLETE_AFTER, peeks: log.peeks.get_or_init(Arc::default).clone() }
-            }),
+            packed: siblings::is_gzip(path)
+                .then(|| Packed::new(&stat, log.peeks.get_or_init(Arc::default), now, is_last)),
         });
     }
     siblings::sort_oldest_first(&mut found, |file| file.suffix.as_ref(), |file| file.stat.modified);
@@ -362,6 +361,27 @@ impl Contents {
             None => (log.generations.get(number + 1).map_or(generation.base, |next| next.base), None),
         };
         let position = Log::file_position(generation, end);
+        // A beginning alone proves nothing: many files may share it.
+        if !is_same && position == 0 {
+            return Ok(false);
+        }
+        // Where the inode itself goes by another name, a file with the same content is another file; unless
+        // it was cut in place first, and then renamed. A plain file and what it is compressed into are one.
+        let has_moved = |other: &Candidate| {
+            !other.is_live
+                && other.stat.id != candidate.stat.id
+                && other.stat.id.same(&generation.id)
+                && (other.is_packed() || !candidate.is_packed())
+        };
+        if !is_same {
+            for other in all.iter().filter(|other| has_moved(other)) {
+                if let Some(opened) = other.open()?
+                    && holds(&opened, generation, end, mark)?
+                {
+                    return Ok(false);
+                }
+            }
+        }
         let reach = opened.reach(position)?;
         if reach == Reach::Damaged {
             // What can be read of it was.
@@ -371,24 +391,15 @@ impl Contents {
             // A copy that was taken shortly before the original was cut may lack the last lines read of it.
             return Ok(!is_same && is_cut_in_place(all, generation));
         }
-        // A short beginning proves nothing by itself; what was compressed is all there.
-        let is_weak = !is_same && candidate.is_packed() && !generation.fingerprint.is_strong();
-        if is_weak && opened.reach(position + 1)? == Reach::There {
+        // What is finished does not grow, and what was compressed is all there: a file that holds more is another
+        // one. Of one that is not finished a short beginning would prove nothing.
+        let is_finished = number != log.current || generation.end.is_some();
+        let is_weak = candidate.is_packed() && !generation.fingerprint.is_strong();
+        if !is_same
+            && (is_finished || is_weak)
+            && opened.reach(position + generation.late + 1)? == Reach::There
+        {
             return Ok(false);
-        }
-        // Where the inode itself goes by another name, a file with the same content is another file; unless
-        // it was cut in place first, and then renamed.
-        let has_moved = |other: &Candidate| {
-            !other.is_live && other.stat.id != candidate.stat.id && other.stat.id.same(&generation.id)
-        };
-        if !is_same && !candidate.is_packed() {
-            for other in all.iter().filter(|other| has_moved(other)) {
-                if let Some(opened) = other.open()?
-                    && holds(&opened, generation, end, mark)?
-                {
-                    return Ok(false);
-                }
-            }
         }
         holds(opened, generation, end, mark)
     }
@@ -408,9 +419,10 @@ fn may_be_copy(all: &[Candidate], generation: &Generation, candidate: &Candidate
     let is_renumbered = candidate.is_live
         && candidate.stat.id.inode == generation.id.inode
         && candidate.stat.id.born == generation.id.born;
-    // Of what was compressed the inode is gone.
-    let may_be_compressed =
-        candidate.is_packed() && !all.iter().any(|other| other.stat.id.same(&generation.id));
+    // Of what was compressed the inode is gone; of what was lost unread not even the beginning is known.
+    let may_be_compressed = candidate.is_packed()
+        && generation.fingerprint.length > 0
+        && !all.iter().any(|other| other.stat.id.same(&generation.id));
     let is_likely = is_whole_copy || is_rebuilt || is_renumbered || may_be_compressed;
     has_the_name && (generation.fingerprint.is_strong() || is_likely)
 }

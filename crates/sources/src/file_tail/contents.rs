@@ -7,11 +7,14 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use super::gunzip::{Flow, Gunzip};
 use super::identity::{self, FileId, HEAD_BYTES, MARKER_BYTES, Stat, read_at, read_head};
+use super::log::Now;
 use super::siblings;
+use super::unpacking::COMPLETE_AFTER;
 
 /// More places than this are not remembered: a log has a few dozen compressed files, of which few are looked
 /// into anywhere but at their beginning.
@@ -33,13 +36,19 @@ pub(crate) struct Opened {
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
     /// Somebody may still be writing it.
-    pub(crate) may_grow: bool,
-    pub(crate) peeks: Arc<Peeks>,
+    may_grow: bool,
+    /// Nobody will look again: what is whole counts as all there is.
+    is_last: bool,
+    peeks: Arc<Peeks>,
 }
 
 /// What was found in the compressed files of a log.
 #[derive(Debug, Default)]
-pub(crate) struct Peeks(Mutex<HashMap<(FileId, u64, u64), Peek>>);
+pub(crate) struct Peeks {
+    found: Mutex<HashMap<(FileId, u64, u64), Peek>>,
+    /// Files whose times of change are in the future: what they were at the first look, and when that was.
+    dated_ahead: Mutex<HashMap<FileId, (u64, SystemTime, Instant)>>,
+}
 
 /// What stands before a place.
 #[derive(Clone, Debug)]
@@ -121,6 +130,18 @@ impl Opened {
 }
 
 impl Packed {
+    /// How to look into a compressed file, of which `stat` was said just now. `is_last` says that nobody will look
+    /// again.
+    pub(crate) fn new(stat: &Stat, peeks: &Arc<Peeks>, now: Now, is_last: bool) -> Self {
+        let changed = stat.modified.max(stat.changed);
+        let may_grow = match now.system.duration_since(changed) {
+            Ok(age) => age < COMPLETE_AFTER,
+            // Clocks differ, or one was stepped back: such a time says nothing.
+            Err(_) => !peeks.is_still(stat, now.instant),
+        };
+        Self { may_grow, is_last, peeks: peeks.clone() }
+    }
+
     fn peek(&self, file: &File, stat: &Stat, position: u64, length: usize) -> io::Result<Peek> {
         let key = (stat.id, stat.size, position);
         if let Some(peek) = self.peeks.lock().get(&key) {
@@ -136,7 +157,8 @@ impl Packed {
         }
         let reach = match flow {
             _ if reached == position => Reach::There,
-            Flow::Over | Flow::Starved if self.may_grow => return Err(io::ErrorKind::Interrupted.into()),
+            Flow::Starved if self.may_grow => return Err(io::ErrorKind::Interrupted.into()),
+            Flow::Over if self.may_grow && !self.is_last => return Err(io::ErrorKind::Interrupted.into()),
             Flow::Over => Reach::Shorter,
             _ => Reach::Damaged,
         };
@@ -151,9 +173,24 @@ impl Packed {
 }
 
 impl Peeks {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(FileId, u64, u64), Peek>> {
+    /// Whether a file, of which `stat` was said just now, has not changed between looks for so long that it is
+    /// complete.
+    pub(crate) fn is_still(&self, stat: &Stat, now: Instant) -> bool {
+        let mut dated_ahead = self.dated_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if dated_ahead.len() >= MAX_PEEKS {
+            dated_ahead.clear();
+        }
+        let seen = (stat.size, stat.modified, now);
+        let first = dated_ahead.entry(stat.id).or_insert(seen);
+        if (first.0, first.1) != (stat.size, stat.modified) {
+            *first = seen;
+        }
+        now.saturating_duration_since(first.2) >= COMPLETE_AFTER
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(FileId, u64, u64), Peek>> {
         // Nothing under this lock can be left half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,6 +198,6 @@ impl Peeks {
 pub(crate) fn head_of(path: &Path) -> io::Result<Vec<u8>> {
     let file = identity::open(path)?;
     let stat = Stat::of_file(&file)?;
-    let packed = || Packed { may_grow: false, peeks: Arc::default() };
+    let packed = || Packed { may_grow: false, is_last: false, peeks: Arc::default() };
     Opened { file, stat, packed: siblings::is_gzip(path).then(packed) }.head()
 }

@@ -208,7 +208,7 @@ impl Discovery {
                 directory.must_list = false;
                 directory.doubtful.clear();
                 directory.listed = Some(changed);
-                let is_settled = !listing.has_dangling_link
+                let is_settled = !listing.has_unseen
                     && listed_at.duration_since(changed.0).is_ok_and(|age| age > CLOCK_GRAIN);
                 directory.changed = is_settled.then_some(changed);
                 directory.moving = listing.moving;
@@ -291,8 +291,9 @@ struct Listing {
     children: Vec<(OsString, Reach)>,
     /// See [`Directory::moving`].
     moving: BTreeSet<OsString>,
-    /// A link leads nowhere yet: what it leads to may appear without a trace in this directory.
-    has_dangling_link: bool,
+    /// A file could not be looked at, or a link leads nowhere yet: what is there may appear without a trace in
+    /// this directory.
+    has_unseen: bool,
 }
 
 fn time_of_change(directory: &Metadata) -> (SystemTime, i64) {
@@ -359,12 +360,17 @@ fn list(
             continue;
         }
         // The target of a link can change without a trace in this directory.
+        let is_doubtful = is_link || directory.doubtful.contains(&name);
         let known = directory.entries.get(&name).filter(|known| known.inode == inode);
         let entry = match known {
-            Some(known) if !is_link && !directory.doubtful.contains(&name) => *known,
-            _ => Entry { inode, file: look_at_file(&file, known, is_selected) },
+            Some(known) if known.file.is_some() && !is_doubtful => *known,
+            _ => {
+                let seen = look_at_file(&file, known, is_selected);
+                listing.has_unseen |= seen.is_err();
+                Entry { inode, file: seen.unwrap_or_else(|_| known.and_then(|known| known.file)) }
+            }
         };
-        listing.has_dangling_link |= is_link && entry.file.is_none();
+        listing.has_unseen |= is_link && entry.file.is_none();
         entries.push((name, entry));
     }
     listing.entries = entries.into_iter().collect();
@@ -375,24 +381,24 @@ fn is_sibling_of_selected(path: &Path, patterns: &Patterns) -> bool {
     siblings::primaries(path).iter().any(|(primary, _)| patterns.owner(primary).is_some())
 }
 
-/// The regular file at `path`. What is none is reported when it is news.
-fn look_at_file(path: &Path, known: Option<&Entry>, is_selected: bool) -> Option<FileId> {
+/// The regular file at `path`. What is none, or cannot be looked at now, is reported when it is news.
+fn look_at_file(path: &Path, known: Option<&Entry>, is_selected: bool) -> io::Result<Option<FileId>> {
     let is_news = is_selected && known.is_none();
     match Stat::of_path(path) {
-        Ok(stat) if stat.regular => Some(stat.id),
+        Ok(stat) if stat.regular => Ok(Some(stat.id)),
         Ok(_) => {
             if is_news {
                 tracing::warn!("`{}` is no regular file: it is not read", path.display());
             }
-            None
+            Ok(None)
         }
         // Gone since it was listed, or a link that leads nowhere.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             if is_news {
                 tracing::warn!("cannot look at `{}`: {error}; it is tried again", path.display());
             }
-            known.and_then(|known| known.file)
+            Err(error)
         }
     }
 }

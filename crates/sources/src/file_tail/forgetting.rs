@@ -10,6 +10,7 @@ use fshipper_pipeline::{Bytes, Origin, Position};
 
 use super::identity::FileId;
 use super::log::{Log, Stage};
+use super::place::Place;
 use super::tail::Tail;
 
 /// Fewer files and logs than this are not looked through; then whenever they are twice as many as were left.
@@ -47,7 +48,10 @@ impl Tail {
     fn is_gone_for_good(&self, index: usize) -> bool {
         let log = &self.logs[index];
         let is_there = self.log_at(&log.path) == Some(index);
-        let is_idle = matches!(log.stage, Stage::Over) && log.is_at_last() && log.rotation.outbox.is_empty();
+        let is_idle = matches!(log.stage, Stage::Over)
+            && log.is_at_last()
+            && log.rotation.outbox.is_empty()
+            && log.rotation.uncommitted.is_empty();
         let is_awaited = log.is_ready
             || log.awaits_release
             || self.unsettled.contains(&index)
@@ -69,7 +73,9 @@ impl Tail {
             self.state.stage_forget(&log.path);
         }
         if log.offset > 0 {
-            let place = log.place(true).map_or_else(Bytes::new, |place| place.encode());
+            // Should its file come back it goes on, unless nobody knows how what was read of it ended.
+            let place = log.place(false).map(|place| Place { over: place.marker.is_none(), ..place });
+            let place = place.map_or_else(Bytes::new, |place| place.encode());
             self.dormant.insert(log.origin, Position { epoch: log.epoch, offset: log.offset, place });
         }
     }

@@ -50,6 +50,9 @@ pub fn state_log(folder: &Path, data: &[u8]) {
         for generation in &known.generations {
             log.stage_generation(path, known.epoch, generation);
         }
+        for loss in &known.losses {
+            log.stage_loss(path, known.epoch, loss);
+        }
     }
     if remembered.complete {
         log.stage_complete();

@@ -14,7 +14,7 @@ use super::identity::{FileId, Marker, Stat};
 use super::place::Place;
 use super::reading::Reading;
 use super::rotation::{Held, LazyRotation};
-use super::state::{Generation, Known};
+use super::state::{Generation, Known, Loss, StateLog};
 
 /// Finished generations beyond this many are forgotten, the oldest first. Files older than the one that is
 /// being read are never taken for new ones, so this matters only after a rotation in which that one vanished.
@@ -126,11 +126,13 @@ impl Log {
     /// Continues where the receiving side ends: `position` is its word, `known` what the state log holds of
     /// the same epoch.
     pub(crate) fn resume(&mut self, known: Option<Known>, position: Option<&Position>) {
-        self.is_rebuilt = known.is_none();
+        let mut losses = Vec::new();
         if let Some(known) = known {
             self.epoch = known.epoch;
             self.generations = known.generations;
+            losses = known.losses;
         }
+        self.is_rebuilt = self.generations.is_empty();
         // One of a later file says nothing of this offset.
         let place = position.and_then(|position| {
             Place::decode(&position.place).filter(|place| place.base <= position.offset)
@@ -159,6 +161,26 @@ impl Log {
             self.mark = place.marker.map(|marker| (place.end, marker));
         }
         self.prune();
+        if let Some(last) = place.and_then(|place| place.lost) {
+            drop_committed(&mut losses, last);
+            self.rotation.make().last_loss = Some(last);
+        }
+        let is_over = matches!(self.stage, Stage::Over);
+        for loss in losses {
+            // Whether it was committed, nobody knows.
+            self.owe(&loss);
+            self.send_loss(0, loss.reason, is_over);
+        }
+    }
+
+    /// Takes note of how far it is durable at the other end of its hop.
+    pub(crate) fn set_committed(&mut self, committed: &Position) {
+        self.committed = committed.offset;
+        if let Some(rotation) = self.rotation.if_any().filter(|rotation| !rotation.uncommitted.is_empty())
+            && let Some(last) = Place::decode(&committed.place).and_then(|place| place.lost)
+        {
+            drop_committed(&mut rotation.uncommitted, last);
+        }
     }
 
     /// Adds the generation that a place describes, or what is newer in it, to those of the state log.
@@ -222,31 +244,62 @@ impl Log {
             fingerprint: generation.fingerprint,
             marker,
             over,
+            lost: self.rotation.last_loss,
         })
     }
 
     /// Records that `missing` bytes can never be read, 0 when nobody knows how many, and moves past them.
-    pub(crate) fn lose(&mut self, missing: u64, reason: String) {
+    pub(crate) fn lose(&mut self, state: &mut StateLog, missing: u64, reason: String) {
         // Somebody has bytes up to there: what comes next must not take their offsets.
         let known = self.reached.saturating_sub(self.offset);
         let missing = if missing == 0 { known } else { missing };
         let amount = if missing == 0 { "an unknown number of".to_owned() } else { missing.to_string() };
         tracing::debug!("lost {amount} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
-        let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, missing, reason);
-        self.offset += missing;
         self.mark = None;
-        if let Some(place) = self.place(true) {
-            batch.place = place.encode();
+        self.record_loss(state, missing, reason, true);
+    }
+
+    /// Records that what is before the first generation that is remembered can never be read, and moves there.
+    /// Somebody may have it: what comes next must not take its offsets.
+    pub(crate) fn lose_forgotten(&mut self, state: &mut StateLog) {
+        let Some(first) = self.generations.first() else { return };
+        if let Some(missing @ 1..) = first.base.checked_sub(self.offset) {
+            let reason = "nothing is known any more of the files that held this".to_owned();
+            tracing::debug!("lost {missing} bytes of `{}` at offset {}: {reason}", self.origin, self.offset);
+            self.record_loss(state, missing, reason, false);
         }
-        self.rotation.make().outbox.push_back(batch);
     }
 
     /// Records that bytes which belong somewhere before the present offset can never be read. What is being
     /// read goes on.
-    pub(crate) fn lose_earlier(&mut self, reason: String) {
+    pub(crate) fn lose_earlier(&mut self, state: &mut StateLog, reason: String) {
         tracing::debug!("lost bytes of `{}` before offset {}: {reason}", self.origin, self.offset);
-        let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, 0, reason);
-        if let Some(place) = self.place(false) {
+        self.record_loss(state, 0, reason, false);
+    }
+
+    /// Records a loss. One of unknown length moves no offset: until it is committed it is remembered by itself.
+    fn record_loss(&mut self, state: &mut StateLog, missing: u64, reason: String, is_over: bool) {
+        let reason: Arc<str> = reason.into();
+        if missing == 0 {
+            let loss = Loss::new(reason.clone());
+            state.stage_loss(&self.path, self.epoch, &loss);
+            self.owe(&loss);
+        }
+        self.send_loss(missing, reason, is_over);
+    }
+
+    /// Remembers a loss until it is committed.
+    fn owe(&mut self, loss: &Loss) {
+        let rotation = self.rotation.make();
+        rotation.last_loss = Some(loss.id);
+        rotation.uncommitted.push(loss.clone());
+    }
+
+    /// Hands a loss over, and moves past it. `is_over` says whether nothing more comes of the current generation.
+    fn send_loss(&mut self, missing: u64, reason: Arc<str>, is_over: bool) {
+        let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, missing, reason);
+        self.offset += missing;
+        if let Some(place) = self.place(is_over) {
             batch.place = place.encode();
         }
         self.rotation.make().outbox.push_back(batch);
@@ -316,6 +369,14 @@ impl Log {
         let surplus = surplus(MAX_GENERATIONS).min(done).max(surplus(MOST_GENERATIONS));
         self.generations.drain(..surplus);
         self.current -= surplus;
+    }
+}
+
+/// Takes away the losses up to the one that is the last of those that are committed. An earlier one, which is not
+/// remembered any more, says nothing of these.
+fn drop_committed(losses: &mut Vec<Loss>, last: u64) {
+    if let Some(number) = losses.iter().position(|loss| loss.id == last) {
+        losses.drain(..=number);
     }
 }
 

@@ -3,6 +3,10 @@
 //!
 //! A loss that stands between two generations moves the offset by its length, when that is known. One that
 //! belongs into a generation which is finished already cannot: it is recorded with an unknown length.
+//!
+//! A loss counts as accounted for in the state log before it is committed. After a crash one of known length shows
+//! by the offset: it is noticed again. One of unknown length is remembered until it is committed, and then given
+//! again: rather twice than never.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -46,7 +50,7 @@ impl Tail {
                 (false, true) => "the file was compressed before it was read to its end",
                 (false, false) => "the file was deleted before it was read to its end",
             };
-            log.lose(missing.unwrap_or(0), reason.to_owned());
+            log.lose(&mut self.state, missing.unwrap_or(0), reason.to_owned());
             self.make_ready(index);
         }
         self.finish(index);
@@ -90,7 +94,8 @@ impl Tail {
             self.state.stage_generation(&log.path, log.epoch, &generation);
             log.pass_by(generation);
             let what = if has_compressed(log) { "compressed or deleted" } else { "deleted" };
-            log.lose(gone.size, format!("`{}` was {what} while it waited to be read", gone.path.display()));
+            let reason = format!("`{}` was {what} while it waited to be read", gone.path.display());
+            log.lose(&mut self.state, gone.size, reason);
         }
         if !self.logs[index].rotation.outbox.is_empty() {
             self.make_ready(index);
@@ -119,7 +124,8 @@ impl Tail {
         let rotation = log.rotation.make();
         rotation.passed.insert(id);
         rotation.held.retain(|held| held.id != id);
-        log.lose(0, format!("`{}` is damaged: nothing of it can be read", file.path.display()));
+        let reason = format!("`{}` is damaged: nothing of it can be read", file.path.display());
+        log.lose(&mut self.state, 0, reason);
         self.own(id, index);
         self.make_ready(index);
         self.unsettled.insert(index);
@@ -186,7 +192,7 @@ impl Tail {
                 file.path.display(),
                 stat.size,
             );
-            log.lose(0, reason);
+            log.lose(&mut self.state, 0, reason);
             self.own(stat.id, index);
             self.make_ready(index);
         }
@@ -256,10 +262,11 @@ impl Tail {
                     log.generations[number].late += late;
                     self.state.stage_generation(&log.path, log.epoch, &log.generations[number]);
                     let path = file.path.display();
-                    log.lose_earlier(format!(
+                    let reason = format!(
                         "`{path}` grew by {late} bytes after the next file was begun; \
                          `rotate_wait` must cover its writer"
-                    ));
+                    );
+                    log.lose_earlier(&mut self.state, reason);
                     not_before = Some(now.instant + LATE_PAUSE);
                 }
                 size = stat.size;

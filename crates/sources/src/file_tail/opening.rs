@@ -89,9 +89,12 @@ impl Tail {
                 _ => tail.logs[index].resume(known, position),
             }
             let log = &mut tail.logs[index];
-            if log.generations.is_empty() && log.offset > 0 {
-                log.lose(0, "nothing is known of the file that was read before".to_owned());
+            let is_said = !log.rotation.outbox.is_empty();
+            if log.generations.is_empty() && log.offset > 0 && !is_said {
+                let reason = "nothing is known of the file that was read before".to_owned();
+                log.lose(&mut tail.state, 0, reason);
             }
+            log.lose_forgotten(&mut tail.state);
             tail.register(index);
         }
         tail.discover(now);

@@ -1,7 +1,7 @@
 //! What travels with each batch so that the source finds its place again: [`Place`].
 //!
 //! ```text
-//! v1 base=1200 skip=0 end=1500 fp=1024:0123456789abcdef mark=64:0123456789abcdef over
+//! v1 base=1200 skip=0 end=1500 fp=1024:0123456789abcdef mark=64:0123456789abcdef over lost=0123456789abcdef
 //! ```
 //!
 //! It is opaque to everybody else. With it a source that has lost its state directory still knows the file.
@@ -25,10 +25,12 @@ pub(crate) struct Place {
     pub(crate) marker: Option<Marker>,
     /// Nothing more comes of this file.
     pub(crate) over: bool,
+    /// The last loss of unknown length that was recorded before `end`, or by this batch.
+    pub(crate) lost: Option<u64>,
 }
 
 impl Place {
-    /// As printable ASCII, at most about 150 bytes.
+    /// As printable ASCII, at most about 160 bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let Self { base, skip, end, fingerprint, .. } = self;
         let mut text = format!(
@@ -40,6 +42,9 @@ impl Place {
         }
         if self.over {
             text += " over";
+        }
+        if let Some(lost) = self.lost {
+            text += &format!(" lost={lost:016x}");
         }
         // It is kept for as long as the log is, and there may be thousands of logs.
         Bytes::from(text.into_boxed_str().into_boxed_bytes())
@@ -53,7 +58,7 @@ impl Place {
             return None;
         }
         let (mut base, mut skip, mut end, mut fingerprint) = (None, None, None, None);
-        let (mut marker, mut over) = (None, false);
+        let (mut marker, mut over, mut lost) = (None, false, None);
         for word in words {
             match word.split_once('=') {
                 Some(("base", value)) => base = Some(value.parse().ok()?),
@@ -61,12 +66,14 @@ impl Place {
                 Some(("end", value)) => end = Some(value.parse().ok()?),
                 Some(("fp", value)) => fingerprint = Some(decode_fingerprint(value)?),
                 Some(("mark", value)) => marker = Some(decode_marker(value)?),
+                Some(("lost", value)) => lost = Some(u64::from_str_radix(value, 16).ok()?),
                 None if word == "over" => over = true,
                 _ => {}
             }
         }
         let (base, end) = (base?, end?);
-        (base <= end).then_some(Self { base, skip: skip?, end, fingerprint: fingerprint?, marker, over })
+        let (skip, fingerprint) = (skip?, fingerprint?);
+        (base <= end).then_some(Self { base, skip, end, fingerprint, marker, over, lost })
     }
 }
 
@@ -95,12 +102,14 @@ mod tests {
             fingerprint: Fingerprint::of(b"head"),
             marker: Some(Marker::of(b"tail")),
             over: false,
+            lost: Some(u64::MAX),
         };
         assert_eq!(Place::decode(&place.encode()), Some(place));
-        place.marker = None;
         place.over = true;
         let text = place.encode();
         assert_eq!(Place::decode(&text), Some(place));
+        (place.marker, place.lost) = (None, None);
+        assert_eq!(Place::decode(&place.encode()), Some(place));
         assert!(text.len() < 200 && text.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' '));
     }
 

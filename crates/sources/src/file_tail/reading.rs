@@ -86,6 +86,10 @@ impl Reading {
     /// go only for another handle on the same file, or when its own will never work again.
     pub(crate) fn open_anew(&mut self, error: &io::Error) {
         self.unpacking = None;
+        if !self.is_packed {
+            // What was changed before was perhaps not looked into.
+            self.modified = SystemTime::UNIX_EPOCH;
+        }
         let is_stale = identity::is_stale(error);
         match self.whereabouts {
             Whereabouts::Home => self.file = None,

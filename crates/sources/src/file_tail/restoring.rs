@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use fshipper_pipeline::{Checkpoint, History};
 
 use super::candidates::{self, Candidate};
-use super::identity::{self, Fingerprint, nanoseconds};
+use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, nanoseconds};
 use super::lines::Encoding;
 use super::log::{Log, Now, Stage};
 use super::state::Generation;
@@ -28,7 +28,7 @@ impl Tail {
         let mut rival = Log::new(log.origin.clone(), log.path.clone(), log.table);
         rival.rotation.make().members = log.rotation.members.clone();
         rival.resume(None, Some(&history.current));
-        let gathered = candidates::gather(&rival, &self.options.patterns, now);
+        let gathered = candidates::gather(&rival, &self.options.patterns, now, false);
         let located = gathered.and_then(|files| candidates::locate(&rival, &files));
         // An epoch that the receiving side has left behind is one that it would refuse.
         let is_stale = history.earlier.iter().any(|(epoch, _)| *epoch == log.epoch);
@@ -56,14 +56,15 @@ impl Tail {
                 continue;
             }
             // A file that cannot be looked at now is read from its beginning when it can be.
-            let Ok(files) = candidates::gather(log, &self.options.patterns, now) else { continue };
+            let Ok(files) = candidates::gather(log, &self.options.patterns, now, false) else { continue };
             for candidate in files.iter().filter(|candidate| candidate.is_selected && candidate.stat.size > 0)
             {
                 let encoding = self.options.tables[log.table].lines.encoding;
-                let Ok(Some(generation)) = passed_over(candidate, encoding, now) else { continue };
+                let Ok(Some((generation, marker))) = passed_over(candidate, encoding, now) else { continue };
                 self.state.stage_generation(&log.path, log.epoch, &generation);
                 log.generations.push(generation);
                 log.current = log.generations.len() - 1;
+                log.mark = Some((log.offset, marker));
                 log.stage = if candidate.is_live { Stage::Locate } else { Stage::Over };
             }
             self.register(index);
@@ -84,7 +85,7 @@ impl Tail {
         let mut generations = Vec::new();
         let encoding = self.options.tables[log.table].lines.encoding;
         for candidate in older {
-            let Ok(Some(generation)) = passed_over(candidate, encoding, now) else { continue };
+            let Ok(Some((generation, _))) = passed_over(candidate, encoding, now) else { continue };
             self.state.stage_generation(&log.path, log.epoch, &generation);
             generations.push(generation);
         }
@@ -96,10 +97,14 @@ impl Tail {
     /// Drops logs whose last file was read to its end and is gone, so that the state does not grow for ever.
     pub(super) fn forget_finished(&mut self, now: Now) {
         for log in &self.logs {
-            let is_finished = matches!(log.stage, Stage::Over) && !log.generations.is_empty();
+            let is_finished = matches!(log.stage, Stage::Over)
+                && !log.generations.is_empty()
+                && log.rotation.uncommitted.is_empty();
             // What cannot be looked at is there.
-            let is_gone =
-                || candidates::gather(log, &self.options.patterns, now).is_ok_and(|files| files.is_empty());
+            let is_gone = || {
+                candidates::gather(log, &self.options.patterns, now, false)
+                    .is_ok_and(|files| files.is_empty())
+            };
             if is_finished && is_gone() {
                 self.state.stage_forget(&log.path);
             }
@@ -116,8 +121,13 @@ pub(super) fn positions<'a>(from: &'a Checkpoint, options: &Options) -> HashMap<
         .collect()
 }
 
-/// A file that counts as read up to its last line end; `None` when it is not what it was.
-fn passed_over(candidate: &Candidate, encoding: Encoding, now: Now) -> io::Result<Option<Generation>> {
+/// A file that counts as read up to its last line end, and what stands before that; `None` when it is not what
+/// it was.
+fn passed_over(
+    candidate: &Candidate,
+    encoding: Encoding,
+    now: Now,
+) -> io::Result<Option<(Generation, Marker)>> {
     let Some(opened) = candidate.open()? else { return Ok(None) };
     let stat = opened.stat;
     let skip = match candidate.is_live {
@@ -128,9 +138,12 @@ fn passed_over(candidate: &Candidate, encoding: Encoding, now: Now) -> io::Resul
         false => stat.size,
     };
     let fingerprint = Fingerprint::of(&head_of_text(&opened)?);
+    let marker = Marker::of(&opened.before(skip, MARKER_BYTES)?);
     let end = (!candidate.is_live).then_some((0, None));
     let began = nanoseconds(now.system);
-    Ok(Some(Generation { base: 0, skip, fingerprint, id: stat.id, began, late: 0, copied: None, end }))
+    let generation =
+        Generation { base: 0, skip, fingerprint, id: stat.id, began, late: 0, copied: None, end };
+    Ok(Some((generation, marker)))
 }
 
 /// Where the text of a file ends.

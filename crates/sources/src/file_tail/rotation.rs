@@ -14,6 +14,7 @@ use std::time::{Instant, SystemTime};
 use fshipper_pipeline::Batch;
 
 use super::identity::{FileId, Fingerprint};
+use super::state::Loss;
 
 /// The files of a log around the one that is being read, and what is in doubt about them.
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub(crate) struct Rotation {
     pub(crate) behind: Option<Behind>,
     /// Losses, before anything that is read later.
     pub(crate) outbox: VecDeque<Batch>,
+    /// Losses of unknown length that may not be committed, in the order in which they were recorded.
+    pub(crate) uncommitted: Vec<Loss>,
+    /// The last loss of unknown length that was recorded.
+    pub(crate) last_loss: Option<u64>,
     /// The file that was read last, unless it is the one that is being read.
     pub(crate) last_read: Option<FileId>,
     /// A file that held the current generation and was cut or overwritten: it is not looked into again.
@@ -46,6 +51,8 @@ pub(crate) struct Rotation {
     pub(crate) unsure_since: Option<Instant>,
     /// Since when a file that waits is known to have been cut.
     pub(crate) cut_since: Option<Instant>,
+    /// Since when looks at its files are interrupted again and again, and when the last one was.
+    pub(crate) interrupted: Option<(Instant, Instant)>,
     /// When the file that was finished last was last written to.
     pub(crate) read_modified: Option<SystemTime>,
     /// Whether a compressed file that may hold something unread was reported.
@@ -107,6 +114,8 @@ impl Rotation {
             finished: None,
             behind: None,
             outbox: VecDeque::new(),
+            uncommitted: Vec::new(),
+            last_loss: None,
             last_read: None,
             replaced: None,
             seen_end: None,
@@ -114,6 +123,7 @@ impl Rotation {
             missing_since: None,
             unsure_since: None,
             cut_since: None,
+            interrupted: None,
             read_modified: None,
             has_warned: false,
         }

@@ -4,11 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::candidates::Candidate;
 use super::contents::head_of;
 use super::discovery::Change;
 use super::identity::FileId;
 use super::log::{Log, Stage};
 use super::reading::Reading;
+use super::rotation::Held;
 use super::siblings;
 use super::tail::Tail;
 
@@ -27,6 +29,13 @@ impl Tail {
 
     fn route_one(&mut self, change: Change) {
         let Change { path, now } = change;
+        // Whoever's file was there before, it may be another one's now.
+        if let Some(index) = self.by_member.remove(&path) {
+            self.logs[index].rotation.clear(|rotation| {
+                rotation.members.remove(&path);
+            });
+            self.unsettled.insert(index);
+        }
         if let Some(index) = self.log_at(&path) {
             self.unsettled.insert(index);
             let Some(id) = now else { return };
@@ -38,12 +47,6 @@ impl Tail {
                 _ => self.own(id, index),
             }
             return;
-        }
-        if let Some(index) = self.by_member.remove(&path) {
-            self.logs[index].rotation.clear(|rotation| {
-                rotation.members.remove(&path);
-            });
-            self.unsettled.insert(index);
         }
         let Some(id) = now else { return };
         let primaries = siblings::primaries(&path);
@@ -110,6 +113,30 @@ impl Tail {
         let ids: Vec<_> = self.logs[index].generations.iter().map(|generation| generation.id).collect();
         for id in ids {
             self.own(id, index);
+        }
+    }
+
+    /// Leaves out of the files found at a log's paths those that belong to other logs: under the name of its
+    /// rotated files another log may have its own path, and at its own path may stand what another one had
+    /// renamed. Nothing of that waits for its turn any more, should it have done so before it was known whose it is.
+    pub(super) fn leave_others(&mut self, index: usize, files: &mut Vec<Candidate>) {
+        let by_id = &self.by_id;
+        let is_others = |id: FileId| by_id.get(&id).is_some_and(|owner| *owner != index);
+        files.retain(|file| !is_others(file.stat.id));
+        let log = &mut self.logs[index];
+        let is_left = |held: &mut Held| is_others(held.id);
+        let left: Vec<Held> = log
+            .rotation
+            .if_any()
+            .map_or_else(Vec::new, |rotation| rotation.held.extract_if(.., is_left).collect());
+        for held in left {
+            self.open_files.held -= usize::from(held.file.is_some());
+            if !held.cuts.is_empty() {
+                let path = held.path.display();
+                let reason = format!("`{path}` was truncated or overwritten while it waited to be read");
+                self.logs[index].lose_earlier(&mut self.state, reason);
+                self.make_ready(index);
+            }
         }
     }
 

@@ -103,10 +103,13 @@ impl Tail {
 
     /// Finds out what a log is read from; a generation to begin, if it is time for one.
     fn settle(&mut self, index: usize, now: Now) -> io::Result<Option<Begin>> {
+        let log = &self.logs[index];
+        let is_first_look = log.generations.is_empty() && log.last_look.is_none();
         loop {
             self.let_go_of_stale(index);
+            let is_last = self.is_last_tick();
             let log = &mut self.logs[index];
-            let files = candidates::gather(log, &self.options.patterns, now)?;
+            let files = candidates::gather(log, &self.options.patterns, now, is_last)?;
             let live = files.iter().find(|file| file.is_live).map(|file| file.stat);
             log.last_look = live.as_ref().map(Look::of);
             self.report_late(index, &files, now)?;
@@ -196,24 +199,27 @@ impl Tail {
                     log.rotation.clear(|rotation| rotation.seen_end = None);
                     log.stage = Stage::Locate;
                 }
-                Stage::Over => return self.settle_next(index, files, now),
+                Stage::Over => return self.settle_next(index, files, is_first_look, now),
             }
         }
     }
 
     /// What comes after the last generation.
-    fn settle_next(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<Option<Begin>> {
-        if !self.agrees(index, &files, now) {
+    fn settle_next(
+        &mut self,
+        index: usize,
+        mut files: Vec<Candidate>,
+        is_first_look: bool,
+        now: Now,
+    ) -> io::Result<Option<Begin>> {
+        if !self.agrees(index, &files, is_first_look, now) {
             return Ok(None);
         }
+        self.leave_others(index, &mut files);
         self.note_copies(index, &files)?;
         let log = &mut self.logs[index];
         log.rotation.clear(|rotation| rotation.finished = None);
-        // Somebody else's file may stand at this path, or the last one may have come back.
-        let is_mine = |file: &Candidate| {
-            !file.is_live || self.by_id.get(&file.stat.id).is_none_or(|owner| *owner == index)
-        };
-        let files: Vec<Candidate> = files.into_iter().filter(is_mine).collect();
+        // The last one may have come back.
         let last = log.generation().map(|generation| generation.id);
         if files.iter().any(|file| file.is_live && last.is_some_and(|last| last.same(&file.stat.id))) {
             let located = candidates::locate(log, &files)?;

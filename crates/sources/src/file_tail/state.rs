@@ -2,12 +2,14 @@
 //!
 //! It holds no offsets: those are the receiving side's. It holds which physical files each log consists of,
 //! and where in the log each of them begins. An entry is made before the first byte of a file is read, and
-//! changes when the file is finished or has outgrown its fingerprint.
+//! changes when the file is finished or has outgrown its fingerprint. A loss of unknown length moves no offset: it
+//! is held too, so that a crash before it is committed does not turn it into silence.
 //!
 //! ```text
 //! record       line*                       what one discovery pass found, one record, one fdatasync
-//! line         generation · forget · complete
+//! line         generation · loss · forget · complete
 //! generation   generation PATH EPOCH base=N skip=N fp=LENGTH:HASH id=DEVICE.INODE.BORN began=N [late=N] [copy=DEVICE.INODE.BORN:LENGTH:LENGTH:HASH] [end=N mark=LENGTH:HASH]
+//! loss         loss PATH EPOCH id=ID reason=TEXT
 //! forget       forget PATH
 //! complete     complete                    the first pass over all files has been recorded
 //! ```
@@ -18,6 +20,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use fshipper_pipeline::{Epoch, Fatal, Journal};
@@ -25,7 +28,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::copies::Copied;
 use super::identity::{FileId, Fingerprint, Marker};
-use super::place::{decode_fingerprint, decode_marker};
+
+mod line;
 
 const FILE: &str = "file_tail.journal";
 const LOCK: &str = "file_tail.lock";
@@ -54,11 +58,22 @@ pub(crate) struct Generation {
     pub(crate) end: Option<(u64, Option<Marker>)>,
 }
 
-/// What is known of a log: its epoch and its generations, oldest first.
+/// A loss of unknown length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// A random number: with it the places of all that comes later say that the loss came before.
+    pub(crate) id: u64,
+    pub(crate) reason: Arc<str>,
+}
+
+/// What is known of a log: its epoch, and what it consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) epoch: Epoch,
+    /// Oldest first.
     pub(crate) generations: Vec<Generation>,
+    /// Those that may not be committed, in the order in which they were recorded.
+    pub(crate) losses: Vec<Loss>,
 }
 
 /// The open state log of one pipeline.
@@ -83,7 +98,18 @@ pub(crate) struct Remembered {
     pub(crate) is_damaged: bool,
 }
 
+impl Loss {
+    /// A new one.
+    pub(crate) fn new(reason: Arc<str>) -> Self {
+        Self { id: Epoch::random().0, reason }
+    }
+}
+
 impl Known {
+    fn new(epoch: Epoch) -> Self {
+        Self { epoch, generations: Vec::new(), losses: Vec::new() }
+    }
+
     /// Adds a generation, or brings one up to date. Of two that begin at the same offset in the same place
     /// of the same file the first was empty: the second replaces it.
     fn note(&mut self, generation: Generation) {
@@ -91,6 +117,13 @@ impl Known {
         match self.generations.iter_mut().find(|known| key(known) == key(&generation)) {
             Some(known) => *known = generation,
             None => self.generations.push(generation),
+        }
+    }
+
+    /// Adds a loss; it may be there already.
+    fn note_loss(&mut self, loss: Loss) {
+        if !self.losses.iter().any(|known| known.id == loss.id) {
+            self.losses.push(loss);
         }
     }
 }
@@ -146,12 +179,17 @@ impl StateLog {
 
     /// Takes note of a generation, to be written by the next [`StateLog::flush`].
     pub(crate) fn stage_generation(&mut self, path: &Path, epoch: Epoch, generation: &Generation) {
-        write_generation(&mut self.staged, path, epoch, generation);
+        line::write_generation(&mut self.staged, path, epoch, generation);
+    }
+
+    /// Takes note of a loss.
+    pub(crate) fn stage_loss(&mut self, path: &Path, epoch: Epoch, loss: &Loss) {
+        line::write_loss(&mut self.staged, path, epoch, loss);
     }
 
     /// Takes note that a log is forgotten.
     pub(crate) fn stage_forget(&mut self, path: &Path) {
-        self.staged += &format!("forget {}\n", escape(path));
+        self.staged += &format!("forget {}\n", line::escape(path.as_os_str().as_bytes()));
     }
 
     /// Takes note that the first pass over all files is in.
@@ -196,7 +234,10 @@ impl StateLog {
                 let mut content = String::new();
                 all(&mut |path, known| {
                     for generation in &known.generations {
-                        write_generation(&mut content, path, known.epoch, generation);
+                        line::write_generation(&mut content, path, known.epoch, generation);
+                    }
+                    for loss in &known.losses {
+                        line::write_loss(&mut content, path, known.epoch, loss);
                     }
                 });
                 content += "complete\n";
@@ -223,125 +264,37 @@ impl StateLog {
 impl Remembered {
     /// Applies one line; `None` when it makes no sense.
     fn apply(&mut self, line: &[u8]) -> Option<()> {
+        let path = |text: &str| Some(PathBuf::from(OsString::from_vec(line::unescape(text)?)));
+        let epoch = |text: &str| Some(Epoch(u64::from_str_radix(text, 16).ok()?));
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
         match words.next()? {
             "complete" => self.complete = true,
             "forget" => {
-                self.logs.remove(&unescape(words.next()?)?);
+                self.logs.remove(&path(words.next()?)?);
             }
             "generation" => {
-                let path = unescape(words.next()?)?;
-                let epoch = Epoch(u64::from_str_radix(words.next()?, 16).ok()?);
-                let generation = read_generation(words)?;
-                let known = self.logs.entry(path).or_insert(Known { epoch, generations: Vec::new() });
-                if known.epoch != epoch {
-                    *known = Known { epoch, generations: Vec::new() };
-                }
-                known.note(generation);
+                let (path, epoch) = (path(words.next()?)?, epoch(words.next()?)?);
+                let generation = line::read_generation(words)?;
+                self.of(path, epoch).note(generation);
+            }
+            "loss" => {
+                let (path, epoch) = (path(words.next()?)?, epoch(words.next()?)?);
+                let loss = line::read_loss(words)?;
+                self.of(path, epoch).note_loss(loss);
             }
             _ => return None,
         }
         Some(())
     }
-}
 
-fn write_generation(text: &mut String, path: &Path, epoch: Epoch, generation: &Generation) {
-    let Generation { base, skip, fingerprint, id, began, late, copied, end } = generation;
-    *text += &format!(
-        "generation {} {epoch} base={base} skip={skip} fp={}:{:016x} id={}.{}.{} began={began}",
-        escape(path),
-        fingerprint.length,
-        fingerprint.hash,
-        id.device,
-        id.inode,
-        id.born,
-    );
-    if *late > 0 {
-        *text += &format!(" late={late}");
-    }
-    if let Some(copied) = copied {
-        let Copied { id, length, marker } = **copied;
-        let FileId { device, inode, born } = id;
-        let Marker { length: marked, hash } = marker;
-        *text += &format!(" copy={device}.{inode}.{born}:{length}:{marked}:{hash:016x}");
-    }
-    if let Some((end, marker)) = end {
-        *text += &format!(" end={end}");
-        if let Some(marker) = marker {
-            *text += &format!(" mark={}:{:016x}", marker.length, marker.hash);
+    /// What is known of a log in this epoch: of another one it is history.
+    fn of(&mut self, path: PathBuf, epoch: Epoch) -> &mut Known {
+        let known = self.logs.entry(path).or_insert_with(|| Known::new(epoch));
+        if known.epoch != epoch {
+            *known = Known::new(epoch);
         }
+        known
     }
-    text.push('\n');
-}
-
-fn read_generation<'a>(words: impl Iterator<Item = &'a str>) -> Option<Generation> {
-    let (mut base, mut skip, mut fingerprint, mut id) = (None, None, None, None);
-    let (mut began, mut late, mut copied, mut end, mut marker) = (0, 0, None, None, None);
-    for word in words {
-        let (key, value) = word.split_once('=')?;
-        match key {
-            "base" => base = Some(value.parse().ok()?),
-            "skip" => skip = Some(value.parse().ok()?),
-            "fp" => fingerprint = Some(decode_fingerprint(value)?),
-            "id" => id = Some(decode_id(value)?),
-            "began" => began = value.parse().ok()?,
-            "late" => late = value.parse().ok()?,
-            "copy" => copied = Some(Box::new(decode_copied(value)?)),
-            "end" => end = Some(value.parse().ok()?),
-            "mark" => marker = Some(decode_marker(value)?),
-            _ => {}
-        }
-    }
-    let end = end.map(|end| (end, marker));
-    Some(Generation {
-        base: base?,
-        skip: skip?,
-        fingerprint: fingerprint?,
-        id: id?,
-        began,
-        late,
-        copied,
-        end,
-    })
-}
-
-fn decode_copied(text: &str) -> Option<Copied> {
-    let (id, rest) = text.split_once(':')?;
-    let (length, marker) = rest.split_once(':')?;
-    Some(Copied { id: decode_id(id)?, length: length.parse().ok()?, marker: decode_marker(marker)? })
-}
-
-fn decode_id(text: &str) -> Option<FileId> {
-    let mut numbers = text.split('.').map(|number| number.parse().ok());
-    Some(FileId { device: numbers.next()??, inode: numbers.next()??, born: numbers.next()?? })
-}
-
-/// Printable ASCII without spaces; every path survives the round trip.
-fn escape(path: &Path) -> String {
-    let mut text = String::new();
-    for byte in path.as_os_str().as_bytes() {
-        if byte.is_ascii_graphic() && *byte != b'%' {
-            text.push(char::from(*byte));
-        } else {
-            text += &format!("%{byte:02x}");
-        }
-    }
-    text
-}
-
-fn unescape(text: &str) -> Option<PathBuf> {
-    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = &rest[2..];
-    }
-    Some(PathBuf::from(OsString::from_vec(bytes)))
 }
 
 #[cfg(test)]
@@ -362,6 +315,10 @@ mod tests {
         }
     }
 
+    fn loss(id: u64) -> Loss {
+        Loss { id, reason: format!("`odd \u{fe0f}\n%41` was deleted {id} times").into() }
+    }
+
     fn odd_path() -> PathBuf {
         PathBuf::from(OsString::from_vec(b"/var/odd \xff\n%41.log".to_vec()))
     }
@@ -379,11 +336,17 @@ mod tests {
         log.stage_generation(&odd_path(), Epoch(5), &finished);
         log.stage_generation(&odd_path(), Epoch(5), &generation(7));
         log.stage_generation(Path::new("/gone"), Epoch(6), &generation(0));
+        let losses = vec![loss(1), loss(2)];
+        losses.iter().for_each(|loss| log.stage_loss(&odd_path(), Epoch(5), loss));
+        log.stage_loss(&odd_path(), Epoch(5), &loss(1));
+        log.stage_loss(Path::new("/lost"), Epoch(7), &loss(3));
         log.flush(nothing).unwrap();
         log.stage_forget(Path::new("/gone"));
         log.flush(nothing).unwrap();
-        let known = Known { epoch: Epoch(5), generations: vec![finished, generation(7)] };
-        Remembered { logs: BTreeMap::from([(odd_path(), known)]), complete: true, is_damaged: false }
+        let known = Known { epoch: Epoch(5), generations: vec![finished, generation(7)], losses };
+        let lost = Known { losses: vec![loss(3)], ..Known::new(Epoch(7)) };
+        let logs = BTreeMap::from([(odd_path(), known), (PathBuf::from("/lost"), lost)]);
+        Remembered { logs, complete: true, is_damaged: false }
     }
 
     #[test]
@@ -452,7 +415,7 @@ mod tests {
         let folder = outer.path().join("state");
         fs::create_dir(&folder).unwrap();
         let (mut log, _) = StateLog::open(&folder).unwrap();
-        let known = Known { epoch: Epoch(5), generations: vec![generation(0)] };
+        let known = Known { generations: vec![generation(0)], losses: vec![loss(1)], ..Known::new(Epoch(5)) };
         fs::remove_dir_all(&folder).unwrap();
         log.stage_generation(Path::new("/b"), Epoch(6), &generation(0));
         log.flush(|each| each(Path::new("/a"), &known)).unwrap();
@@ -465,6 +428,7 @@ mod tests {
         assert!(fs::metadata(folder.join(FILE)).unwrap().len() < 2 * COMPACT_ABOVE_BYTES);
         let remembered = StateLog::open_after(log);
         assert_eq!(remembered.logs.len(), 2);
+        assert_eq!(remembered.logs[Path::new("/a")], known);
         assert!(remembered.complete);
     }
 

@@ -47,6 +47,9 @@ const LOOKS_PER_TICK: usize = 500;
 /// At most so many batches are handed over at once: what waits to be taken ages and takes memory.
 const MAX_BATCHES: usize = 256;
 
+/// Files of a log that are never found at rest are reported after this long: other waits are shorter.
+const INTERRUPTED: Duration = Duration::from_secs(10);
+
 /// At the end, files that cannot be read at once are tried this often again.
 const LAST_TICKS: u32 = 3;
 
@@ -173,6 +176,8 @@ impl Tail {
             };
             self.logs[index].is_ready = false;
             if let Some(batch) = self.turn(index, now) {
+                // Others may have waited for this one.
+                self.last_ticks = 0;
                 bytes += batch.bytes().len();
                 batches.push_back(batch);
                 self.make_ready(index);
@@ -221,7 +226,7 @@ impl Tail {
             && self.logs[index].origin == *origin
             && self.logs[index].epoch == committed.epoch
         {
-            self.logs[index].committed = committed.offset;
+            self.logs[index].set_committed(committed);
         }
     }
 
@@ -348,15 +353,32 @@ impl Tail {
             self.close_least_used();
         }
         self.waiting.insert(index);
-        // It was renamed just now: no news.
-        if error.kind() == io::ErrorKind::Interrupted {
+        let is_interrupted = error.kind() == io::ErrorKind::Interrupted;
+        if is_interrupted && !self.is_lasting(index) {
             return;
         }
         let log = &mut self.logs[index];
         let origin = &log.origin;
-        log.complaint.report(&error.to_string(), |error| {
+        let error = match is_interrupted {
+            true => "one of its files is still being compressed, or they are renamed all the time".to_owned(),
+            false => error.to_string(),
+        };
+        log.complaint.report(&error, |error| {
             tracing::warn!("cannot read `{origin}`: {error}; it is tried again");
         });
+    }
+
+    /// Whether looks at the files of a log have been interrupted for long, or the last one was: that a file was
+    /// renamed just now, or is being compressed, is no news.
+    fn is_lasting(&mut self, index: usize) -> bool {
+        let now = self.last_tick;
+        let interrupted = &mut self.logs[index].rotation.make().interrupted;
+        let since = match *interrupted {
+            Some((since, last)) if now.saturating_duration_since(last) <= 4 * TICK => since,
+            _ => now,
+        };
+        *interrupted = Some((since, now));
+        now.saturating_duration_since(since) >= INTERRUPTED || self.is_last_tick()
     }
 
     pub(super) fn complain_about_state(&mut self, error: &anyhow::Error) {
@@ -368,9 +390,9 @@ impl Tail {
     pub(super) fn flush(&mut self) -> Result<()> {
         let logs = &self.logs;
         self.state.flush(|each| {
-            for log in logs.iter().filter(|log| !log.generations.is_empty()) {
-                let generations = log.generations.clone();
-                each(&log.path, &Known { epoch: log.epoch, generations });
+            for log in logs {
+                let (generations, losses) = (log.generations.clone(), log.rotation.uncommitted.clone());
+                each(&log.path, &Known { epoch: log.epoch, generations, losses });
             }
         })
     }

@@ -5,16 +5,18 @@
 //! last event, and what follows is read again later: nothing is kept for a file that waits, however long its
 //! line. Of what waits each byte is searched for a line end once, and each line compared with a pattern once.
 
+use std::fs::File;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fshipper_pipeline::Batch;
 
 use super::candidates::is_absence;
 use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
-use super::lines::Lines;
+use super::lines::{Encoding, Lines};
 use super::log::{Log, Now, Stage};
-use super::reading::Whereabouts;
+use super::reading::{Reading, Whereabouts};
 use super::tail::Tail;
 use super::text::SEARCH_BYTES;
 
@@ -117,7 +119,6 @@ impl Tail {
     /// Compares the file with what it was, and decides how much to read.
     fn view(&mut self, index: usize, now: Now) -> io::Result<View> {
         let max_batch_bytes = self.options.max_batch_bytes as u64;
-        let may_finish = self.may_finish(index, now);
         let is_ending = self.is_ending;
         let log = &mut self.logs[index];
         let table = &self.options.tables[log.table];
@@ -163,6 +164,7 @@ impl Tail {
         }
         let length = waiting.min(max_batch_bytes);
         let is_rest = length == waiting;
+        let may_finish = may_finish(reading, table.rotate_wait, is_ending, now);
         let everything = is_rest && (known_end == Some(end) || may_finish);
         if everything {
             return Ok(View::Read { length: length as usize, cut: Cut::Nowhere });
@@ -173,16 +175,8 @@ impl Tail {
         let has_whole_lines = judged > position;
         if reading.scanned > position && waiting < max_line_bytes && !(is_released && has_whole_lines) {
             // A line that grew: read it once it is whole.
-            let mut scanned = reading.scanned;
-            while end - scanned >= encoding.width() as u64 {
-                let piece = read_at(file, scanned, (end - scanned).min(SCAN_BYTES) as usize)?;
-                if piece.is_empty() || encoding.last_end(&piece, scanned).is_some() {
-                    break;
-                }
-                scanned += encoding.whole(scanned, piece.len()) as u64;
-            }
-            reading.scanned = scanned;
-            if end - scanned < encoding.width() as u64 {
+            reading.scanned = scan(file, reading.scanned, end, encoding)?;
+            if end - reading.scanned < encoding.width() as u64 {
                 return Ok(View::Nothing);
             }
             if !is_released {
@@ -214,8 +208,14 @@ impl Tail {
         let block = read_at(file, position - lead as u64, lead + length)?;
         let mark = log.mark.filter(|mark| mark.0 == log.offset);
         let is_mark_there = mark.is_none_or(|(_, marker)| marker.matches(&block[..lead.min(block.len())]));
-        let begins_file = position == lead as u64;
-        let is_head_there = !begins_file || matches_head(&generation.fingerprint, &block);
+        let fingerprint = &generation.fingerprint;
+        let covers_head = position == lead as u64 && block.len() >= usize::from(fingerprint.length);
+        let is_head_there = match mark {
+            _ if covers_head => fingerprint.matches(&block),
+            Some(_) => true,
+            // Nothing else tells it from a file that was written anew.
+            None => fingerprint.matches(&read_head(file)?),
+        };
         if block.len() < lead || !is_mark_there || !is_head_there {
             self.replace(index, now);
             return Ok(None);
@@ -268,27 +268,14 @@ impl Tail {
         Ok(true)
     }
 
-    /// Whether a last line without an end is all that will come.
-    fn may_finish(&self, index: usize, now: Now) -> bool {
-        let log = &self.logs[index];
-        let Stage::Reading(reading) = &log.stage else { return false };
-        let rotate_wait = self.options.tables[log.table].rotate_wait;
-        let is_still = now.instant.saturating_duration_since(reading.grown) >= rotate_wait;
-        match reading.whereabouts {
-            _ if self.is_ending => true,
-            Whereabouts::Copy => true,
-            Whereabouts::Moved | Whereabouts::Gone => is_still,
-            Whereabouts::Home => false,
-        }
-    }
-
     /// All of the file was read, or all but a line that has no end yet.
     fn reach_end(&mut self, index: usize, now: Now) {
         self.await_release(index);
-        let may_finish = self.may_finish(index, now);
         let log = &mut self.logs[index];
         let (position, next_base) = (log.position(), log.next_base());
         let Stage::Reading(reading) = &mut log.stage else { return };
+        let rotate_wait = self.options.tables[log.table].rotate_wait;
+        let may_finish = may_finish(reading, rotate_wait, self.is_ending, now);
         let text_end = reading.text.end();
         if self.is_ending && text_end <= position {
             reading.tell_zeros();
@@ -300,7 +287,8 @@ impl Tail {
                 if !is_there {
                     // Shorter than it was when the next generation began: it was cut since.
                     let missing = next_base - log.offset;
-                    log.lose(missing, "the file was cut before it was read to its end".to_owned());
+                    let reason = "the file was cut before it was read to its end".to_owned();
+                    log.lose(&mut self.state, missing, reason);
                     self.make_ready(index);
                 }
                 self.finish(index);
@@ -363,6 +351,31 @@ impl Log {
     }
 }
 
+/// Whether a last line without an end is all that will come.
+fn may_finish(reading: &Reading, rotate_wait: Duration, is_ending: bool, now: Now) -> bool {
+    let is_still = now.instant.saturating_duration_since(reading.grown) >= rotate_wait;
+    match reading.whereabouts {
+        _ if is_ending => true,
+        Whereabouts::Copy => true,
+        Whereabouts::Moved | Whereabouts::Gone => is_still,
+        Whereabouts::Home => false,
+    }
+}
+
+/// Looks for the end of a line from `position` on to `end`, and returns how far none was found.
+fn scan(file: &File, mut position: u64, end: u64, encoding: Encoding) -> io::Result<u64> {
+    while end - position >= encoding.width() as u64 {
+        let piece = read_at(file, position, (end - position).min(SCAN_BYTES) as usize)?;
+        let whole = encoding.whole(position, piece.len());
+        // There is less than a character when it was cut since.
+        if whole == 0 || encoding.last_end(&piece, position).is_some() {
+            break;
+        }
+        position += whole as u64;
+    }
+    Ok(position)
+}
+
 /// Whether the bytes before the position are those that were read.
 fn check_mark(log: &Log) -> io::Result<bool> {
     let Some((offset, marker)) = log.mark.filter(|mark| mark.0 == log.offset) else { return Ok(true) };
@@ -371,11 +384,6 @@ fn check_mark(log: &Log) -> io::Result<bool> {
     let behind = Log::file_position(generation, offset);
     let length = u64::from(marker.length).min(behind);
     Ok(marker.matches(&read_at(file, behind - length, length as usize)?))
-}
-
-/// Whether a block that begins at the beginning of a file begins as the file did; it may be shorter.
-fn matches_head(fingerprint: &Fingerprint, block: &[u8]) -> bool {
-    block.len() < usize::from(fingerprint.length) || fingerprint.matches(block)
 }
 
 impl Lines {
@@ -401,7 +409,19 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
+
+    /// It was cut between two looks at it.
+    #[test]
+    fn half_a_character_where_more_should_be_ends_the_search_for_a_line_end() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"a\0b").unwrap();
+        assert_eq!(scan(&file, 0, 100, Encoding::Utf16Le).unwrap(), 2);
+        assert_eq!(scan(&file, 2, 100, Encoding::Utf16Le).unwrap(), 2);
+        assert_eq!(scan(&file, 2, 100, Encoding::Utf8).unwrap(), 3);
+    }
 
     fn cut(data: &[u8], everything: bool, max_line_bytes: usize) -> usize {
         let cut = if everything { Cut::Nowhere } else { Cut::BehindLastLine };

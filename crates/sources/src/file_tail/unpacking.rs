@@ -209,9 +209,10 @@ impl Tail {
         let missing = known_end.or(log.rotation.seen_end).map_or(0, |end| end.saturating_sub(log.offset));
         let is_complete = known_end.is_some() && missing == 0;
         match reason {
-            Some(reason) if !is_complete => log.lose(missing, reason),
+            Some(reason) if !is_complete => log.lose(&mut self.state, missing, reason),
             None if missing > 0 => {
-                log.lose(missing, format!("`{path}` lacks the end of what was compressed"));
+                let reason = format!("`{path}` lacks the end of what was compressed");
+                log.lose(&mut self.state, missing, reason);
             }
             _ => {}
         }

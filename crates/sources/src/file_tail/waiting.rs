@@ -23,16 +23,23 @@ impl Tail {
     /// between two looks of one search, and one that was missed would pass for older than what is read next.
     /// So a file begins only when a listing, and the look that came after it, show every file at the same
     /// name, and nothing has appeared since; else the directory is listed again.
-    pub(super) fn agrees(&mut self, index: usize, files: &[Candidate], now: Now) -> bool {
+    /// `is_first_look` says that the log was never looked at before.
+    pub(super) fn agrees(
+        &mut self,
+        index: usize,
+        files: &[Candidate],
+        is_first_look: bool,
+        now: Now,
+    ) -> bool {
         let log = &self.logs[index];
         let live = files.iter().find(|file| file.is_live).map(|file| file.stat.id);
         let shows = |path: &Path, file: &Candidate| self.discovery.shows(path, Some(file.stat.id));
         let is_found =
             |path: &PathBuf| self.discovery.shows(path, None) || files.iter().any(|file| shows(path, file));
         let mut members = log.rotation.members.iter().filter(|path| !siblings::is_unreadable(path));
-        // Before a file is truncated its copy appears; before the first file nothing can have been.
+        // Before a file is truncated its copy appears; before one that was found just now nothing can have been.
         let agrees = self.discovery.shows(&log.path, live)
-            && (log.generations.is_empty() || self.discovery.is_current(&log.path))
+            && (is_first_look || self.discovery.is_current(&log.path))
             && self.discovery.is_still(&log.path)
             && files.iter().all(|file| file.is_held() || shows(&file.path, file))
             && members.all(is_found);
@@ -46,6 +53,8 @@ impl Tail {
         }
         let since = *log.rotation.make().unsure_since.get_or_insert(now.instant);
         if now.instant.saturating_duration_since(since) >= UNSURE || is_last_tick {
+            // That is said of what is decided now: the next time both have to agree again.
+            log.rotation.clear(|rotation| rotation.unsure_since = None);
             return true;
         }
         self.discovery.look_again(&log.path);
@@ -57,13 +66,13 @@ impl Tail {
 
     /// A file that is no longer at its place is looked at again and again until it is finished. What comes
     /// after it is opened before somebody deletes it.
-    pub(super) fn await_end(&mut self, index: usize, files: Vec<Candidate>, now: Now) -> io::Result<()> {
+    pub(super) fn await_end(&mut self, index: usize, mut files: Vec<Candidate>, now: Now) -> io::Result<()> {
         self.waiting.insert(index);
         self.make_ready(index);
-        let log = &mut self.logs[index];
-        if !log.is_at_last() {
+        if !self.logs[index].is_at_last() {
             return Ok(());
         }
+        self.leave_others(index, &mut files);
         self.note_copies(index, &files)?;
         let log = &mut self.logs[index];
         look_at_held(log, &files)?;
@@ -131,6 +140,7 @@ impl Tail {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let log = &mut self.logs[index];
+        log.rotation.clear(|rotation| rotation.cut_since = None);
         let head = match next.map(Candidate::open).transpose()?.flatten() {
             Some(opened) => opened.head()?,
             None => Vec::new(),
@@ -155,7 +165,8 @@ impl Tail {
             // What it holds now is no part of that.
             log.rotation.make().replaced = Some(id);
             let path = path.display();
-            log.lose(size, format!("`{path}` was truncated or overwritten while it waited to be read"));
+            let reason = format!("`{path}` was truncated or overwritten while it waited to be read");
+            log.lose(&mut self.state, size, reason);
             self.make_ready(index);
         }
         Ok(())
@@ -173,8 +184,10 @@ impl Tail {
     }
 
     fn find_successor(&mut self, index: usize, now: Now) -> io::Result<bool> {
+        let is_last = self.is_last_tick();
+        let mut files = candidates::gather(&self.logs[index], &self.options.patterns, now, is_last)?;
+        self.leave_others(index, &mut files);
         let log = &mut self.logs[index];
-        let files = candidates::gather(log, &self.options.patterns, now)?;
         look_at_held(log, &files)?;
         if log.rotation.held.iter().any(|held| !held.cuts.is_empty()) {
             return Ok(true);

@@ -70,6 +70,7 @@ pub(super) mod codes {
     pub(in crate::nats) const WRONG_LAST_SEQUENCE_CONSTANT: u32 = 10164;
     pub(in crate::nats) const ATOMIC_PUBLISH_DISABLED: u32 = 10174;
     pub(in crate::nats) const ATOMIC_PUBLISH_INCOMPLETE: u32 = 10176;
+    pub(in crate::nats) const ATOMIC_PUBLISH_TOO_LARGE: u32 = 10199;
     pub(in crate::nats) const FAST_PUBLISH_DISABLED: u32 = 10205;
     pub(in crate::nats) const ATOMIC_PUBLISH_TOO_MANY: u32 = 10210;
 }
@@ -125,6 +126,13 @@ impl Api {
     /// The last message of `subject`, if the stream holds one.
     pub(super) async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<Stored>, ApiError> {
         self.direct_get(format!("$JS.API.DIRECT.GET.{stream}.{subject}"), Vec::new()).await
+    }
+
+    /// The last message of any subject that `filter` covers, if the stream holds one. Where [`Api::last_message`]
+    /// is for one subject, which the permissions name, this takes the permission to read them all.
+    pub(super) async fn last_of(&self, stream: &str, filter: &str) -> Result<Option<Stored>, ApiError> {
+        let body = serde_json::json!({ "last_by_subj": filter });
+        self.direct_get(format!("$JS.API.DIRECT.GET.{stream}"), body.to_string().into()).await
     }
 
     /// The message at `sequence`, if the stream holds it.

@@ -26,6 +26,15 @@ pub(crate) enum Client {
     Simulated(simulation::Client),
 }
 
+/// What came over a connection, and over those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Every byte.
+    pub(crate) bytes: u64,
+    /// Whole messages, to whatever subscription.
+    pub(crate) messages: u64,
+}
+
 /// The messages of one subscription, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) enum Subscriber {
@@ -79,6 +88,31 @@ impl Client {
             Self::Server(client) => client.statistics().connects.load(Ordering::Relaxed),
             #[cfg(test)]
             Self::Simulated(client) => client.connects(),
+        }
+    }
+
+    /// What came so far. A model sends messages whole, and is not asked.
+    pub(crate) fn received(&self) -> Received {
+        match self {
+            Self::Server(client) => {
+                let statistics = client.statistics();
+                Received {
+                    bytes: statistics.in_bytes.load(Ordering::Relaxed),
+                    messages: statistics.in_messages.load(Ordering::Relaxed),
+                }
+            }
+            #[cfg(test)]
+            Self::Simulated(_) => Received::default(),
+        }
+    }
+
+    /// Gives the connection up; another one is made in its place. A model knows by itself when one is dead.
+    pub(crate) async fn reconnect(&self) {
+        match self {
+            // Fails only when the client has ended, which everybody is told.
+            Self::Server(client) => drop(client.force_reconnect().await),
+            #[cfg(test)]
+            Self::Simulated(_) => {}
         }
     }
 

@@ -26,6 +26,13 @@ pub(crate) struct Connection {
     _interest: watch::Receiver<Link>,
 }
 
+/// A connection, as one of all that a client made one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    connects: u64,
+    breaks: u64,
+}
+
 /// How much the client itself may hold, in messages; it has no bound in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Queues {
@@ -57,13 +64,27 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 ///
 /// No server is reached, or none accepts the login: it names the servers and, where it is known, the remedy.
 pub(crate) async fn connect(nats: &Nats, settings: &Settings, queues: Queues) -> Result<Connection> {
+    connect_and_ping(nats, settings, queues, PING_INTERVAL).await
+}
+
+/// As [`connect`]; the client gives the connection up after three of these intervals without a sign of life.
+///
+/// # Errors
+///
+/// See [`connect`].
+pub(super) async fn connect_and_ping(
+    nats: &Nats,
+    settings: &Settings,
+    queues: Queues,
+    ping_interval: Duration,
+) -> Result<Connection> {
     let endpoint = Endpoint::resolve(nats, &Environment::process()).map_err(|invalid| {
         let help = invalid.help.map(|help| format!(" ({help})")).unwrap_or_default();
         anyhow!("`{}`: {}{help}", invalid.key, invalid.message)
     })?;
     let events = Events::new(endpoint.shown());
     let interest = events.link();
-    let options = options(&endpoint, &events, settings, queues);
+    let options = options(&endpoint, &events, settings, queues).ping_interval(ping_interval);
     match options.connect(endpoint.servers.as_slice()).await {
         Ok(client) => Ok(Connection { client: Client::Server(client), events, _interest: interest }),
         Err(error) => Err(anyhow!("{}", cannot_connect(&endpoint.shown(), &error.to_string()))),
@@ -87,10 +108,18 @@ impl Connection {
         link
     }
 
-    /// Whether the connection broke since it was made; true before the first message over another one. The
-    /// events say so as well, but only once another task has handled them.
-    pub(crate) fn has_broken(&self) -> bool {
-        self.client.connects() > 1 || self.events.breaks() > 0
+    /// Waits until there is a connection, for [`Connection::has_broken`].
+    pub(crate) async fn standing(&self) -> Standing {
+        drop(self.connected().await);
+        let connects = self.client.connects();
+        // Before each connection but the first one broke, and the events may have yet to tell of the last.
+        Standing { connects, breaks: self.events.breaks().max(connects.saturating_sub(1)) }
+    }
+
+    /// Whether the connection broke since then; true before the first message over another one. The events say so
+    /// as well, but only once another task has handled them.
+    pub(crate) fn has_broken(&self, since: Standing) -> bool {
+        self.client.connects() > since.connects || self.events.breaks() > since.breaks
     }
 
     /// Changes as soon as the connection breaks, and again when it is back; what happened before does not
@@ -144,7 +173,6 @@ fn options(endpoint: &Endpoint, events: &Events, settings: &Settings, queues: Qu
         async move { login.answer(&challenge).map_err(AuthError::new) }
     })
     .name(format!("fshipper {}", settings.name))
-    .ping_interval(PING_INTERVAL)
     .connection_timeout(CONNECT_TIMEOUT)
     .reconnect_delay_callback(move |attempt| match on_delay.breaks() {
         // The pauses between first attempts are the runner's.

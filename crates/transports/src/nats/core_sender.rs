@@ -17,7 +17,7 @@ use futures::StreamExt as _;
 
 use super::client::{Client, Subscriber};
 use super::config::{Framing, Nats};
-use super::connect::{Connection, Queues, connect};
+use super::connect::{Connection, Queues, Standing, connect};
 use super::home::Home;
 use super::subject::Subjects;
 use super::wire::{self, Encoding};
@@ -39,6 +39,8 @@ pub(super) struct CoreSender {
     used: Vec<String>,
     /// Whether one of them has not been part of a commit yet.
     unproven: bool,
+    /// The connection over which everything went that is not committed; `None` when all is.
+    over: Option<Standing>,
     unflushed_bytes: usize,
 }
 
@@ -94,14 +96,26 @@ impl CoreSender {
             echoes,
             echo: 0,
             denial_mark,
+            over: None,
             unflushed_bytes: 0,
         })
     }
 
-    /// Fails after a break; waits for the next connection first, so that what still waits in the client goes
-    /// out before the next session sends it again, and not in the middle of that.
+    /// Before something is sent: with nothing under way it does not matter what became of the connection before.
+    async fn begin(&mut self) {
+        if self.over.is_none() {
+            self.over = Some(self.connection.standing().await);
+        }
+    }
+
+    fn has_broken(&self) -> bool {
+        self.over.is_some_and(|over| self.connection.has_broken(over))
+    }
+
+    /// Fails after a break with something under way; waits for the next connection first, so that what still waits
+    /// in the client goes out before the next session sends it again, and not in the middle of that.
     async fn check_connection(&self) -> Result<()> {
-        if self.connection.has_broken() {
+        if self.has_broken() {
             self.connection.connected().await;
             bail!("the connection to NATS broke: what was sent since the last commit is sent again");
         }
@@ -110,12 +124,21 @@ impl CoreSender {
 
     /// One round trip to the server and back.
     async fn round_trip(&mut self) -> Result<()> {
+        self.begin().await;
         self.echo += 1;
         let expected = Bytes::from(self.echo.to_string());
         let mut link = self.connection.reconnects();
         let denied = self.connection.denied_since(self.denial_mark, self.used.clone());
         let published = self.connection.client.publish(self.inbox.clone(), expected.clone()).await;
         published.context("cannot publish to our own inbox")?;
+        let (over, connection) = (self.over, self.connection.clone());
+        let breaks = async {
+            // News of a break before come late.
+            while !over.is_some_and(|over| connection.has_broken(over)) {
+                // Fails only without a sender, and the connection has it.
+                let _ = link.changed().await;
+            }
+        };
         let came_back = async {
             while let Some(message) = self.echoes.next().await {
                 if message.payload == expected {
@@ -132,7 +155,7 @@ impl CoreSender {
                 came_back.with_context(|| format!("a message to ourselves did not come back within {seconds} s"))?
             }
             // `check_connection` says so.
-            _ = link.changed() => Ok(()),
+            () = breaks => Ok(()),
         }
     }
 }
@@ -207,6 +230,8 @@ impl Sink for CoreSender {
             self.used.push(subject.clone());
             self.unproven = true;
         }
+        self.begin().await;
+        self.check_connection().await?;
         let publishing = Publishing {
             client: self.connection.client.clone(),
             subject: subject.into(),
@@ -223,6 +248,7 @@ impl Sink for CoreSender {
     }
 
     async fn commit(&mut self, _: &Checkpoint) -> Result<()> {
+        self.begin().await;
         self.check_connection().await?;
         self.round_trip().await?;
         self.check_connection().await?;
@@ -234,6 +260,7 @@ impl Sink for CoreSender {
             self.unproven = false;
         }
         self.unflushed_bytes = 0;
+        self.over = None;
         Ok(())
     }
 }

@@ -10,7 +10,8 @@
 //! | a producer | listens: [`listener`] | it goes on there when the data stream has forgotten everything, goes back when bytes are missing, and knows what is not on any disk but its own |
 //!
 //! Nothing rests on it. Where its stream is missing or forbidden, both ends say so once and go on without; a
-//! notice that is lost, late or told twice costs a few bytes that are sent again and cut off.
+//! notice that is lost, late or told twice costs what is sent again, and cut off, and the time until it is told
+//! anew.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};

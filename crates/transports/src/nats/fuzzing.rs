@@ -63,7 +63,7 @@ pub fn message(data: &[u8]) {
             };
             assert_eq!(start.checked_add(span), Some(described.end), "it ends where its header says");
             if let Content::Data(bytes) = &content {
-                assert!(!bytes.is_empty() && bytes.len() <= MAX_DATA_BYTES);
+                assert!(!bytes.is_empty() && bytes.len() <= MAX_DATA_BYTES.max(payload.len() + 1));
             }
             is_published_where_it_came_from(&table, &subject, &origin);
             let mut batch = Batch::loss(origin, epoch, start, 0, "");

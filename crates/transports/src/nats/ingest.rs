@@ -53,6 +53,10 @@ struct Ingest<'a> {
     load: &'a Load,
     origin: Origin,
     batch: FastBatch,
+    /// What the batch follows.
+    base: Tail,
+    /// The highest sequence that was known before it.
+    highest: u64,
     /// What the stream is known to have. The sequence is a guess until the batch has ended.
     tail: Tail,
     /// How many messages that is.
@@ -94,9 +98,6 @@ const MAX_WINDOW_MESSAGES: usize = 2000;
 /// After how many messages the server acknowledges: each block, and lines by the dozen.
 const BLOCKS_PER_ACKNOWLEDGEMENT: usize = 1;
 const LINES_PER_ACKNOWLEDGEMENT: usize = 50;
-
-/// No message has this sequence.
-const UNKNOWN: u64 = u64::MAX;
 
 /// With nothing to send for so long, and two round trips, the batch is ended: whoever else publishes would do it.
 const IDLE: Duration = Duration::from_millis(250);
@@ -163,6 +164,9 @@ impl Shipper {
             Framing::Batch => BLOCKS_PER_ACKNOWLEDGEMENT,
             Framing::Line => LINES_PER_ACKNOWLEDGEMENT,
         };
+        if let Err(lost @ Stop::Failed(_)) = self.is_whole().await {
+            return Ingested { result: Err(lost), rest: waiting, pace };
+        }
         let client = &self.api.requests().connection().client;
         let batch = FastBatch::new(client, &self.stream.name, subject, tail.sequence, flow).await;
         let batch = match batch {
@@ -174,6 +178,8 @@ impl Shipper {
             load,
             origin,
             batch,
+            base: tail.clone(),
+            highest: self.continuity.highest(),
             tail,
             stored: 0,
             sent: VecDeque::new(),
@@ -195,7 +201,7 @@ impl Shipper {
     }
 
     fn messages_of(&self, batch: Batch) -> Option<Box<dyn Iterator<Item = Batch> + Send>> {
-        let room = self.room(&batch)?.min(self.max_batch_bytes);
+        let room = self.fitting(self.room(&batch)?);
         let parts = wire::split(batch, room);
         Some(match self.framing {
             Framing::Batch => Box::new(parts),
@@ -213,13 +219,13 @@ impl Ingest<'_> {
         let idle = IDLE + 2 * self.shipper.api.requests().round_trip().unwrap_or_default();
         let (mut fed, mut ending, mut quiet_since) = (true, false, Instant::now());
         let mut said = None;
-        let reason = loop {
+        let (reason, is_answered) = loop {
             if let Some(heard) = said.take().or_else(|| self.batch.heard_so_far()) {
                 quiet_since = Instant::now();
                 match self.hear(heard) {
                     Turn::On => continue,
                     Turn::Over => return self.end(ending),
-                    Turn::Doubt(reason) => break reason,
+                    Turn::Doubt(reason) => break (reason, true),
                 }
             }
             let is_idle = quiet_since.elapsed() >= idle;
@@ -231,9 +237,9 @@ impl Ingest<'_> {
                         biased;
                         sent = self.send_next() => match sent {
                             Ok(()) => continue,
-                            Err(error) => break format!("{error:#}"),
+                            Err(error) => break (format!("{error:#}"), false),
                         },
-                        _ = link.changed() => break CONNECTION_BROKE.to_owned(),
+                        _ = link.changed() => break (CONNECTION_BROKE.to_owned(), false),
                     }
                 }
                 // Nothing more can come, or what comes does not belong to this batch.
@@ -243,7 +249,7 @@ impl Ingest<'_> {
                     }
                     (ending, quiet_since) = (true, Instant::now());
                     if let Err(error) = self.batch.end().await {
-                        break error.to_string();
+                        break (error.to_string(), false);
                     }
                 }
             }
@@ -251,8 +257,8 @@ impl Ingest<'_> {
             tokio::select! {
                 biased;
                 heard = self.batch.heard() => said = Some(heard),
-                _ = link.changed() => break CONNECTION_BROKE.to_owned(),
-                violation = &mut denied => break violation,
+                _ = link.changed() => break (CONNECTION_BROKE.to_owned(), false),
+                violation = &mut denied => break (violation, false),
                 next = feed.recv(), if fed && self.waiting.is_empty() => {
                     fed = next.is_some();
                     self.waiting.extend(next);
@@ -260,17 +266,26 @@ impl Ingest<'_> {
                 () = tokio::time::sleep_until(quiet_since + patience) => {
                     if patience == REPLY_TIMEOUT {
                         self.shipper.complain_of(NO_ANSWER);
-                        break NO_ANSWER.to_owned();
+                        break (NO_ANSWER.to_owned(), false);
                     }
                 }
             }
         };
         self.pace.fall();
-        self.settle(&reason).await
+        let known = offset_of(&self.tail);
+        let under_way = self.ends.back().map_or(0, |end| end.saturating_sub(known));
+        self.settle(&reason).await?;
+        if !is_answered && offset_of(&self.tail) == known {
+            self.shipper.shrink(usize::try_from(under_way).unwrap_or(usize::MAX));
+        }
+        Ok(())
     }
 
     /// The batch is over, which was asked for or not; the tail is what the stream has.
     fn end(&mut self, asked: bool) -> Result<(), Stop> {
+        if self.stored > 0 && self.tail.sequence <= self.highest {
+            return Err(self.shipper.has_lost());
+        }
         if asked && self.ends.is_empty() {
             self.pace.calm();
         } else {
@@ -343,7 +358,7 @@ impl Ingest<'_> {
                 if count > 0 {
                     self.tail.sequence = sequence;
                 }
-                self.shipper.continuity.note(&self.origin, &self.tail);
+                self.shipper.note(&self.origin, &self.tail);
                 Turn::Over
             }
             Heard::Refused(refusal) => {
@@ -374,7 +389,7 @@ impl Ingest<'_> {
         // That the server took the message after it proves the guess at its sequence.
         if count > 1 {
             let proven = Tail { sequence: self.batch.sequence_of(count - 1), end: before };
-            self.shipper.continuity.note(&self.origin, &proven);
+            self.shipper.note(&self.origin, &proven);
         }
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.pace.rise(bytes, self.load.max_bytes());
@@ -405,18 +420,19 @@ impl Ingest<'_> {
         let end = self.ends.back().copied().unwrap_or(start);
         let sent = Extent { origin: &self.origin, epoch, start, end };
         let last = self.shipper.ask(&subject, 0).await?;
-        if self.stored > 0 {
-            // What has that sequence by now may be something else.
-            self.tail.sequence = UNKNOWN;
-        }
-        match judge(&self.tail, sent, last.as_ref()) {
-            Verdict::Stored(tail) | Verdict::Continue(tail) => self.tail = tail,
+        // What has the sequence of the last acknowledged message by now may be something else: only the one that the
+        // batch follows is certain.
+        match judge(&self.base, sent, last.as_ref()) {
+            Verdict::Stored(tail) | Verdict::Continue(tail) if offset_of(&tail) >= start => self.tail = tail,
+            Verdict::Stored(_) | Verdict::Continue(_) => {
+                return Err(self.shipper.stop(Verdict::WentBack, &self.origin));
+            }
             verdict => return Err(self.shipper.stop(verdict, &self.origin)),
         }
         if offset_of(&self.tail) > end {
             self.shipper.complain_of_rival(&self.origin);
         }
-        self.shipper.continuity.note(&self.origin, &self.tail);
+        self.shipper.note(&self.origin, &self.tail);
         self.let_go();
         Ok(())
     }

@@ -5,7 +5,7 @@ use fshipper_pipeline::{Checkpoint, Context, Ends, Settings, Sink, Source};
 
 use super::api::Api;
 use super::config::{Framing, Nats, StreamTable};
-use super::connect::{Connection, connect};
+use super::connect::{Connection, connect, connect_and_ping};
 use super::floor::FloorPlan;
 use super::probe;
 use super::receiver::{FloorTable, Receiver};
@@ -13,7 +13,7 @@ use super::requests::Requests;
 use super::sender::Sender;
 use super::stream::Plan;
 use super::wire::Encoding;
-use super::{receiver, sender};
+use super::{receiver, sender, silence};
 
 /// Opens the sending end.
 ///
@@ -40,7 +40,8 @@ pub(super) async fn open_receiver(
     from: Checkpoint,
     context: Context,
 ) -> Result<Box<dyn Source>> {
-    let connection = connect(nats, &context.settings, receiver::QUEUES).await?;
+    let (queues, ping_interval) = (receiver::QUEUES, silence::PING_INTERVAL);
+    let connection = connect_and_ping(nats, &context.settings, queues, ping_interval).await?;
     receiver_over(nats, stream, connection, from, context).await
 }
 

@@ -10,8 +10,8 @@ use super::requests::Failure;
 pub(super) enum Outcome {
     /// It is stored, and this is the sequence of its last message.
     Stored(u64),
-    /// Nobody knows, for this reason. The last message has at least this sequence.
-    Doubtful { reason: String, last_sequence: u64 },
+    /// Nobody knows, for this reason. The last message has at least this sequence, as far as the server said so.
+    Doubtful { reason: String, last_sequence: Option<u64> },
     /// Nothing was stored; later it may be, and this is why not now. An operator is needed unless it is only a
     /// matter of load.
     Later { reason: String, needs_operator: bool },
@@ -19,6 +19,8 @@ pub(super) enum Outcome {
     TooLarge,
     /// Nothing was stored, and the next attempt will be a single line.
     NotAtomic,
+    /// Nothing was stored, and the next attempt will be fewer messages.
+    BatchTooLarge,
 }
 
 /// Why an origin cannot go on.
@@ -30,13 +32,16 @@ pub(super) enum Stop {
     Failed(Error),
 }
 
+/// What the server says, among other reasons under the same number, when `discard_new_per_subject` is set.
+const SUBJECT_IS_FULL: &str = "maximum messages per subject exceeded";
+
 /// What it means that a publish was not answered.
 pub(super) fn of_failure(failure: Failure) -> Result<Outcome, Stop> {
     match failure {
         Failure::Denied(violation) => Err(Stop::Held(violation)),
         // Nobody took it, but the stream may have lost its subject or its leader: the question tells.
         Failure::NoResponders | Failure::TimedOut | Failure::Reconnected => {
-            Ok(Outcome::Doubtful { reason: failure.to_string(), last_sequence: 0 })
+            Ok(Outcome::Doubtful { reason: failure.to_string(), last_sequence: None })
         }
         // The limit changed with a reconnect while the parcel was made.
         Failure::TooLarge => Ok(Outcome::TooLarge),
@@ -50,9 +55,13 @@ pub(super) fn of_refusal(refusal: &Refusal, stream: &str, subject: &str) -> Resu
     match *err_code {
         codes::WRONG_LAST_SEQUENCE | codes::WRONG_LAST_SEQUENCE_CONSTANT => {
             let last_sequence = description.rsplit(' ').next().and_then(|number| number.parse().ok());
-            let last_sequence = last_sequence.unwrap_or(0);
             Ok(Outcome::Doubtful { reason: description.clone(), last_sequence })
         }
+        // The other logs have room.
+        codes::STORE_FAILED if description.contains(SUBJECT_IS_FULL) => Err(Stop::Held(format!(
+            "the stream `{stream}` is full for this log, and keeps its oldest messages: {description}; set \
+             `discard_new_per_subject` to false, raise `max_msgs_per_subject`, or purge it"
+        ))),
         codes::STORE_FAILED => Ok(later(
             true,
             format!(
@@ -65,6 +74,7 @@ pub(super) fn of_refusal(refusal: &Refusal, stream: &str, subject: &str) -> Resu
             Ok(later(false, format!("too many atomic batches are open: {description}")))
         }
         codes::ATOMIC_PUBLISH_DISABLED => Ok(Outcome::NotAtomic),
+        codes::ATOMIC_PUBLISH_TOO_LARGE => Ok(Outcome::BatchTooLarge),
         codes::INSUFFICIENT_RESOURCES
         | codes::STORAGE_RESOURCES_EXCEEDED
         | codes::MEMORY_RESOURCES_EXCEEDED => Ok(later(

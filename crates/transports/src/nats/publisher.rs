@@ -7,15 +7,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use bytes::BytesMut;
-use fshipper_pipeline::{Batch, BudgetLease, Content, Origin};
+use fshipper_pipeline::{Batch, BudgetLease, Content, Origin, Progress};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::ingest::{Ingested, Pace};
 use super::load::{Load, MAX_BATCHES};
@@ -45,6 +47,9 @@ pub(super) struct Publisher {
     under_way: FuturesUnordered<BoxFuture<'static, Landing>>,
     load: Arc<Load>,
     flush: Option<oneshot::Sender<()>>,
+    progress: Progress,
+    /// Whether another session was asked for.
+    reopens: bool,
 }
 
 /// One origin.
@@ -82,17 +87,23 @@ struct Landing {
 /// How many origins publish at once with atomic batches, of which a stream allows 50 to all its producers together.
 pub(super) const MAX_ATOMIC_UNDER_WAY: usize = 16;
 
+/// How often the stream is asked without a reason how far it goes: that is a request to the server, and a log that is
+/// idle waits so long when a stream went back and no connection broke.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
 impl Publisher {
-    /// For the origins whose `tails` are known. At most `max_under_way` publish at once.
+    /// For the origins whose `tails` are known. At most `max_under_way` publish at once. Asks `progress` for another
+    /// session when the stream has lost what nobody is about to publish.
     pub(super) fn new(
         shipper: Arc<Shipper>,
         tails: HashMap<Origin, Tail>,
         max_under_way: usize,
         orders: mpsc::Receiver<Order>,
         held: Arc<Held>,
+        progress: Progress,
     ) -> Self {
         for (origin, tail) in &tails {
-            shipper.continuity.note(origin, tail);
+            shipper.note_restored(origin, tail);
         }
         let known = |tail| Lane { tail: Some(tail), ..Lane::default() };
         let load_bytes = shipper.load_bytes();
@@ -106,6 +117,8 @@ impl Publisher {
             under_way: FuturesUnordered::new(),
             load: Arc::new(Load::new(load_bytes)),
             flush: None,
+            progress,
+            reopens: false,
         }
     }
 
@@ -116,7 +129,9 @@ impl Publisher {
     /// The stream cannot be published to as it was found.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut link = self.shipper.api.requests().connection().reconnects();
-        let mut check: OptionFuture<BoxFuture<'static, Result<(), Stop>>> = OptionFuture::default();
+        // The connection may have broken since the shipper was made.
+        let mut check = OptionFuture::from(Some(self.check()));
+        let (mut is_checking, mut look_at) = (true, Instant::now() + LOOK_EVERY);
         loop {
             self.launch();
             if self.under_way.is_empty()
@@ -131,15 +146,17 @@ impl Publisher {
                 Some(landing) = self.under_way.next() => self.land(landing)?,
                 // A log that is idle has no other way to notice that the broker went back.
                 Some(checked) = &mut check => {
-                    check = OptionFuture::default();
+                    (check, is_checking) = (OptionFuture::default(), false);
                     if let Err(Stop::Failed(error)) = checked {
-                        return Err(error);
+                        self.reopen(&error);
                     }
                 }
-                Ok(()) = link.changed() => {
+                Ok(()) = link.changed() => (check, is_checking) = (Some(self.check()).into(), true),
+                () = tokio::time::sleep_until(look_at), if !is_checking && !self.reopens => {
+                    look_at = Instant::now() + LOOK_EVERY;
                     let shipper = self.shipper.clone();
-                    let whole: BoxFuture<'static, _> = Box::pin(async move { shipper.is_whole().await.map(drop) });
-                    check = Some(whole).into();
+                    let reaches: BoxFuture<'static, _> = Box::pin(async move { shipper.reaches_newest().await });
+                    (check, is_checking) = (Some(reaches).into(), true);
                 }
                 order = self.orders.recv(), if has_room => match order {
                     Some(Order::Publish(batch)) => self.enqueue(batch),
@@ -151,6 +168,20 @@ impl Publisher {
                 },
                 () = self.load.less(), if !has_room => {}
             }
+        }
+    }
+
+    fn check(&self) -> BoxFuture<'static, Result<bool, Stop>> {
+        let shipper = self.shipper.clone();
+        Box::pin(async move { shipper.is_whole().await })
+    }
+
+    /// The session goes on as far as it can, and another one begins where the stream ends.
+    fn reopen(&mut self, error: &anyhow::Error) {
+        if !self.reopens {
+            self.reopens = true;
+            tracing::warn!("{error:#}");
+            self.progress.reopen();
         }
     }
 

@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::api::Api;
 use super::client::{Client, Subscriber};
 use super::events::Link;
+use super::overdue::Overdue;
+use super::silence::{Heard, SILENCE, silence};
 use super::stream::Stream;
 use super::watch;
 use super::window::Window;
@@ -40,6 +42,10 @@ pub(super) struct Consumer {
     /// Whether anything came since the last request that does not wait.
     came: bool,
     ended: bool,
+    /// What the server said last instead of sending a message.
+    quiet: Option<Quiet>,
+    /// Where reading means to read everything: what is there and does not come.
+    overdue: Option<Overdue>,
     /// What [`Consumer::next_waiting`] met; the next [`Consumer::next`] says so.
     failure: Option<anyhow::Error>,
     /// Resolves when the server forbids what this consumer needs.
@@ -75,6 +81,15 @@ pub(super) enum Until {
     End(u64),
     /// As many as there were when the consumer was made, so that it ends even while others publish.
     Pending,
+}
+
+/// Why the server sends no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Quiet {
+    /// It waits for one.
+    Heartbeat,
+    /// There is none, to a request that does not wait.
+    Nothing,
 }
 
 /// A message of the stream.
@@ -126,9 +141,6 @@ struct Created {
     num_pending: u64,
 }
 
-/// Two heartbeats and some delay: nothing for so long means that the consumer, or the server, is gone.
-const SILENCE: Duration = Duration::from_secs(12);
-
 /// How long the server keeps a consumer without requests: longer than it takes to ask again, short enough that
 /// those left behind by restarts do not pile up.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(60);
@@ -166,7 +178,14 @@ impl Consumer {
             until,
             pending,
             came: false,
-            ended: until != Until::Forever && pending == 0,
+            ended: until == Until::Pending && pending == 0,
+            quiet: None,
+            overdue: match (selection.deliver, until) {
+                (Deliver::From(first), Until::Forever | Until::End(_)) => {
+                    Some(Overdue::new(api, stream, &selection.filters, first))
+                }
+                _ => None,
+            },
             failure: None,
             denied: Box::pin(async {
                 tokio::select! {
@@ -188,15 +207,26 @@ impl Consumer {
             return Err(failure);
         }
         while !self.ended {
+            match (self.quiet.take(), &mut self.overdue) {
+                (Some(Quiet::Heartbeat), Some(overdue)) => overdue.at_heartbeat().await?,
+                (Some(Quiet::Nothing), Some(overdue)) => self.ended = overdue.is_nothing().await?,
+                _ => {}
+            }
+            if self.ended {
+                break;
+            }
             self.request_more().await?;
             let message = tokio::select! {
                 biased;
-                message = tokio::time::timeout(SILENCE, self.subscriber.next()) => message,
+                message = self.subscriber.next() => message,
                 _ = self.link.changed() => bail!("the connection broke"),
                 denied = &mut self.denied => bail!(denied),
-            };
-            let Ok(message) = message else {
-                bail!("the server sent no heartbeat for {} seconds", SILENCE.as_secs());
+                heard = silence(|| self.client.received()) => {
+                    if heard == Heard::Nothing {
+                        self.client.reconnect().await;
+                    }
+                    bail!("the server sent no heartbeat for {} seconds", SILENCE.as_secs());
+                }
             };
             if let Some(delivered) = self.take(message)? {
                 return Ok(Some(delivered));
@@ -262,7 +292,10 @@ impl Consumer {
             metadata.sequence
         );
         self.next_delivery += 1;
-        self.came = true;
+        (self.came, self.quiet) = (true, None);
+        if let Some(overdue) = &mut self.overdue {
+            overdue.came(metadata.sequence);
+        }
         self.window.spend(message.length);
         Ok(Delivered { sequence: metadata.sequence, time: metadata.time, message })
     }
@@ -270,25 +303,36 @@ impl Consumer {
     /// Takes a status: a heartbeat, or the end of a request.
     fn end_request(&mut self, message: &Message) -> Result<()> {
         let description = message.description.as_deref().unwrap_or_default();
+        let is_too_small = description.starts_with("Message Size Exceeds");
         let regular = match message.status {
-            Some(StatusCode::IDLE_HEARTBEAT) => return Ok(()),
+            Some(StatusCode::IDLE_HEARTBEAT) => {
+                self.quiet = Some(Quiet::Heartbeat);
+                return Ok(());
+            }
             Some(StatusCode::NOT_FOUND) => {
                 // The server says so at the end, and also when a message vanished while it looked for the next
-                // one: it is the end when nothing came at all.
-                self.ended = self.until != Until::Forever && !self.came;
+                // one: it is the end when nothing came at all, and nothing is overdue.
+                self.ended = self.until == Until::Pending && !self.came;
+                self.quiet = Some(Quiet::Nothing).filter(|_| !self.came);
                 self.came = false;
                 true
             }
             Some(StatusCode::TIMEOUT) => true,
             Some(StatusCode::REQUEST_TERMINATED) => {
-                description.starts_with("Message Size Exceeds") || description.starts_with("Batch Completed")
+                is_too_small || description.starts_with("Batch Completed")
             }
             _ => false,
         };
         let status = message.status.unwrap_or(StatusCode::OK);
         ensure!(regular, "the consumer has ended: the server says `{status} {description}`");
         let number = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-        self.window.end(number, message.headers.as_ref());
+        let bytes_left = self.window.end(number, message.headers.as_ref());
+        if is_too_small && let Some(bytes) = self.window.make_room(bytes_left)? {
+            tracing::info!(
+                "a message is larger than the server's `max_payload` ({}): asking for up to {bytes} bytes",
+                self.client.max_payload()
+            );
+        }
         Ok(())
     }
 }

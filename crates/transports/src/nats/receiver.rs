@@ -29,7 +29,7 @@ use super::foreign::{Foreign, ForeignMessage};
 use super::pattern::covers;
 use super::pull::{Delivered, Until};
 use super::run::{Places, Run};
-use super::session::{Base, Place, Session};
+use super::session::{Base, Place, Reached, Session};
 use super::stream::{End, Plan, Stream};
 use super::subject::Subjects;
 use super::window::WINDOW_MESSAGES;
@@ -102,10 +102,6 @@ const REOPEN_MOST: Duration = Duration::from_secs(2);
 
 /// A session that lasts so long was a good one, even when there was nothing to read.
 const SESSION_COUNTS_AFTER: Duration = Duration::from_secs(30);
-
-/// The most that a message may hold once decompressed: as much as a whole hop may hold in memory, or as the
-/// server takes in one message.
-const MAX_DATA_BYTES: usize = 8 << 20;
 
 impl Receiver {
     /// Starts reading at the cursor in `from`.
@@ -191,7 +187,8 @@ impl Receiver {
             Ending::At(end) => Until::End(end),
             _ => Until::Forever,
         };
-        let session = Session::open(&self.api, &stream, &self.filters, self.place.as_ref(), until).await?;
+        let reached = Reached { place: self.place.as_ref(), foreign: &self.foreign };
+        let session = Session::open(&self.api, &stream, &self.filters, reached, until).await?;
         if let Some(marks) = self.marks.as_ref().filter(|_| !session.continues) {
             marks.forget();
         }
@@ -290,7 +287,7 @@ impl Receiver {
             return Vec::new();
         }
         self.place = Some(Place { base: base.clone(), sequence, time: delivered.time });
-        let max_data_bytes = MAX_DATA_BYTES.max(self.api.requests().connection().client.max_payload());
+        let max_data_bytes = wire::MAX_DATA_BYTES.max(self.api.requests().connection().client.max_payload());
         let headers = message.headers.as_ref();
         let decoded = self.decoder.decode(&subject, headers, message.payload, max_data_bytes);
         match decoded {
@@ -303,7 +300,8 @@ impl Receiver {
             }
             Ok(Decoded::Foreign { host, bytes }) => {
                 let origin = Origin::new(host, subject.as_bytes());
-                let message = ForeignMessage { origin, epoch: base.foreign_epoch, sequence, time, bytes };
+                let (epoch, stored) = (base.foreign_epoch, delivered.time);
+                let message = ForeignMessage { origin, epoch, sequence, stored, time, bytes };
                 self.foreign.number(message, self.settings.max_batch_bytes).collect()
             }
             Err(refused) => {

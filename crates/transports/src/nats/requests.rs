@@ -28,12 +28,18 @@ pub(super) struct Requests {
     connection: Connection,
     inbox: String,
     next_number: AtomicU64,
-    /// How long the fastest reply took since the connection was made, in microseconds; the most before there
-    /// was any.
-    fastest_reply: AtomicU64,
+    fastest: Mutex<Option<Fastest>>,
     waiting: Arc<Waiting>,
     /// Ends with this struct.
     _reader: JoinSet<()>,
+}
+
+/// How long the fastest reply took over one connection: the next server may be nearer, or farther away.
+#[derive(Clone, Copy, Debug)]
+struct Fastest {
+    /// Over which connection, counted from 1.
+    connects: u64,
+    reply: Duration,
 }
 
 /// Why there is no reply. Except for [`Failure::TooLarge`], what became of the request is unknown.
@@ -89,7 +95,7 @@ impl Requests {
             connection,
             inbox,
             next_number: AtomicU64::new(0),
-            fastest_reply: AtomicU64::new(u64::MAX),
+            fastest: Mutex::default(),
             waiting,
             _reader: reader,
         })
@@ -106,11 +112,12 @@ impl Requests {
         format!("the server `{}` {}", Escaped(info.server_name.as_bytes()), Escaped(info.version.as_bytes()))
     }
 
-    /// How long a round trip takes at least; `None` before there was one.
+    /// How long a round trip takes at least over the present connection; `None` before there was one.
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        Some(self.fastest_reply.load(Ordering::Relaxed))
-            .filter(|&micros| micros != u64::MAX)
-            .map(Duration::from_micros)
+        let fastest = *self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        fastest
+            .filter(|fastest| fastest.connects == self.connection.client.connects())
+            .map(|fastest| fastest.reply)
     }
 
     /// Sends one message and waits for the reply.
@@ -133,23 +140,18 @@ impl Requests {
         let reply = format!("{}.{}", self.inbox, expected.number);
         let exchange = async {
             self.publish_all(messages, reply).await?;
-            let sent = Instant::now();
+            let (connects, sent) = (self.connection.client.connects(), Instant::now());
             let reply = receiver.await.map_err(|_| match self.waiting.lock().denied.clone() {
                 Some(denied) => Failure::Denied(denied),
                 None => Failure::Closed("the inbox is gone".to_owned()),
             })?;
-            let micros = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.fastest_reply.fetch_min(micros, Ordering::Relaxed);
+            self.note_round_trip(connects, sent.elapsed());
             Ok(reply)
         };
         let message = tokio::select! {
             biased;
             reply = tokio::time::timeout(REPLY_TIMEOUT, exchange) => reply.unwrap_or(Err(Failure::TimedOut))?,
-            _ = link.changed() => {
-                // The next server may be nearer, or farther away.
-                self.fastest_reply.store(u64::MAX, Ordering::Relaxed);
-                return Err(Failure::Reconnected);
-            }
+            _ = link.changed() => return Err(Failure::Reconnected),
             denied = denied => return Err(Failure::Denied(denied)),
         };
         if message.status == Some(StatusCode::NO_RESPONDERS) {
@@ -177,6 +179,13 @@ impl Requests {
             })?;
         }
         Ok(())
+    }
+
+    fn note_round_trip(&self, connects: u64, reply: Duration) {
+        let mut fastest = self.fastest.lock().unwrap_or_else(PoisonError::into_inner);
+        if fastest.is_none_or(|fastest| fastest.connects != connects || reply < fastest.reply) {
+            *fastest = Some(Fastest { connects, reply });
+        }
     }
 
     fn expect(&self, sender: oneshot::Sender<Message>) -> Expected<'_> {
@@ -240,5 +249,43 @@ async fn hand_out(
             // Whoever asked may have gone meanwhile.
             let _ = sender.send(message);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fshipper_testing::{DEADLINE, NatsOptions, NatsServer};
+
+    use super::super::client::Client;
+    use super::super::events::Events;
+    use super::*;
+
+    /// A message that nobody serves: the server answers that.
+    async fn ask(requests: &Requests) -> Result<Message, Failure> {
+        let (subject, payload) = ("nobody".into(), Vec::new().into());
+        requests.send(OutboundMessage { subject, reply: None, headers: None, payload }).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_round_trip_of_an_earlier_connection_says_nothing_of_this_one() {
+        let mut server = NatsServer::start(NatsOptions::default());
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let connection =
+            Connection::simulated(Client::Server(client.clone()), Events::new("nats://test".to_owned()));
+        let requests = Requests::new(connection).await.unwrap();
+        assert_eq!(requests.round_trip(), None);
+        assert!(matches!(ask(&requests).await, Err(Failure::NoResponders)));
+        assert!(requests.round_trip().is_some());
+
+        server.restart();
+        let connected_again = async {
+            while requests.connection().client.connects() == 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, connected_again).await.unwrap();
+        assert_eq!(requests.round_trip(), None);
+        assert!(matches!(ask(&requests).await, Err(Failure::NoResponders)));
+        assert!(requests.round_trip().is_some());
     }
 }

@@ -43,8 +43,17 @@ pub(super) struct Tail {
 pub(super) struct Last {
     /// Its sequence, whoever published it.
     pub(super) sequence: u64,
-    /// What the last of *our* messages says, if there is one.
-    pub(super) described: Option<Described>,
+    /// The last of *our* messages, if there is one.
+    pub(super) ours: Option<Ours>,
+}
+
+/// One of our messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ours {
+    /// Its sequence.
+    pub(super) sequence: u64,
+    /// What it says of itself.
+    pub(super) described: Described,
 }
 
 /// One origin while messages come in; it has two subjects after the number of partitions was changed.
@@ -83,8 +92,8 @@ pub(super) async fn restore(
     }
     // Another publisher's message covers ours on a subject of ours: the position is further down.
     for (subject, sequence) in covered {
-        if let Some(described) = last_of_ours(api, stream, subjects, &subject).await? {
-            add(&mut found, subjects, &subject, sequence, described);
+        if let Some(ours) = last_of_ours(api, stream, subjects, &subject).await? {
+            add(&mut found, subjects, &subject, sequence, ours.described);
         }
     }
     Ok(restored(found))
@@ -104,11 +113,38 @@ pub(super) async fn last_of(
     let Some(stored) = api.last_message(&stream.name, subject).await.map_err(LastError::Api)? else {
         return Ok(None);
     };
-    let described = match described(subjects, subject, Some(&stored.headers)) {
-        Some(described) => Some(described),
+    let sequence = stored.sequence;
+    let ours = match described(subjects, subject, Some(&stored.headers)) {
+        Some(described) => Some(Ours { sequence, described }),
         None => last_of_ours(api, stream, subjects, subject).await.map_err(LastError::Scan)?,
     };
-    Ok(Some(Last { sequence: stored.sequence, described }))
+    Ok(Some(Last { sequence, ours }))
+}
+
+/// The same without its payload, which a slow line may never bring in time, and with more work for the server.
+pub(super) async fn last_headers_of(
+    api: &Api,
+    stream: &Stream,
+    subjects: &Subjects,
+    subject: &str,
+) -> Result<Option<Last>, LastError> {
+    let filters = vec![subject.to_owned()];
+    let selection = Selection { deliver: Deliver::LastPerSubject, filters, headers_only: true };
+    let newest = async {
+        let mut consumer = Consumer::create(api, stream, &selection, Until::Pending).await?;
+        let mut newest = None;
+        while let Some(delivered) = consumer.next().await? {
+            newest = Some(delivered);
+        }
+        let Some(delivered) = newest else { return Ok(None) };
+        let sequence = delivered.sequence;
+        let ours = match described(subjects, subject, delivered.message.headers.as_ref()) {
+            Some(described) => Some(Ours { sequence, described }),
+            None => last_of_ours(api, stream, subjects, subject).await?,
+        };
+        Ok(Some(Last { sequence, ours }))
+    };
+    newest.await.map_err(LastError::Scan)
 }
 
 /// Why the last message of a subject is not known.
@@ -138,14 +174,15 @@ async fn last_of_ours(
     stream: &Stream,
     subjects: &Subjects,
     subject: &str,
-) -> Result<Option<Described>> {
+) -> Result<Option<Ours>> {
     tracing::warn!("another publisher uses `{subject}`, the subject of one log: looking for its position");
     let selection =
         Selection { deliver: Deliver::From(1), filters: vec![subject.to_owned()], headers_only: true };
     let mut consumer = Consumer::create(api, stream, &selection, Until::Pending).await?;
     let mut last = None;
     while let Some(delivered) = consumer.next().await? {
-        last = described(subjects, subject, delivered.message.headers.as_ref()).or(last);
+        let described = described(subjects, subject, delivered.message.headers.as_ref());
+        last = described.map(|described| Ours { sequence: delivered.sequence, described }).or(last);
     }
     Ok(last)
 }

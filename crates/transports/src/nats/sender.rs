@@ -117,7 +117,7 @@ impl Sink for Sender {
             format!("cannot read the positions of this host from the stream `{}`", stream.name)
         })?;
         if let Some(listener) = &mut self.listener {
-            listener.apply(&mut restored);
+            listener.apply(&mut restored, &stream.created);
         }
         for (origin, reached) in &restored.reached {
             let current = restored.checkpoint.position(origin).cloned();
@@ -134,6 +134,7 @@ impl Sink for Sender {
             if *framing == Framing::Line { MAX_ATOMIC_UNDER_WAY } else { MAX_UNDER_WAY },
             orders,
             self.held.clone(),
+            self.progress.clone(),
         );
         self.publisher.spawn(publisher.run());
         Ok(Some(restored.checkpoint))

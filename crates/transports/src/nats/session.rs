@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result};
 use fshipper_pipeline::Epoch;
 
 use super::api::{Api, nanoseconds};
+use super::foreign::{Foreign, Last};
 use super::partition::fnv1a64;
 use super::pull::{Consumer, Deliver, Selection, Until};
 use super::stream::Stream;
@@ -49,6 +50,15 @@ pub(super) struct Base {
     pub(super) foreign_epoch: Epoch,
 }
 
+/// How far a receiver has read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reached<'a> {
+    /// What the cursor says.
+    pub(super) place: Option<&'a Place>,
+    /// How far the messages of other publishers were numbered, which may be further.
+    pub(super) foreign: &'a Foreign,
+}
+
 /// How a stream compares with the one that was read before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Likeness {
@@ -58,13 +68,16 @@ enum Likeness {
     Another,
 }
 
+/// Of how many epochs a stream that went back is asked. There is more than one only where it went back before.
+const MAX_EPOCHS: usize = 4;
+
 /// How often a replica that lags is asked again.
 const REPLICA_QUESTIONS: u32 = 5;
 const REPLICA_PAUSE: Duration = Duration::from_millis(100);
 
 impl Session {
-    /// Makes a consumer of `stream` that starts after `place`, if that is in it and the same `filters` were
-    /// used, and at its first message otherwise.
+    /// Makes a consumer of `stream` that starts after the place `reached`, if that is in it and the same `filters`
+    /// were used, and at its first message otherwise.
     ///
     /// # Errors
     ///
@@ -73,7 +86,7 @@ impl Session {
         api: &Api,
         stream: &Stream,
         filters: &[String],
-        place: Option<&Place>,
+        Reached { place, foreign }: Reached<'_>,
         until: Until,
     ) -> Result<Self> {
         let created = nanoseconds(&stream.created)
@@ -85,8 +98,9 @@ impl Session {
         };
         let foreign_epoch = match place {
             Some(place) if likeness != Likeness::Another => place.base.foreign_epoch,
-            // It went back: what it holds now may be something else under the same sequences.
-            Some(place) if place.base.created == created => Epoch::random(),
+            Some(place) if place.base.created == created => {
+                epoch_after_going_back(api, stream, created, foreign).await?
+            }
             _ => Epoch(fnv1a64(format!("{} {created}", stream.name).as_bytes())),
         };
         let base = Base { created, filters: hash, foreign_epoch };
@@ -116,6 +130,26 @@ impl Session {
         let consumer = Consumer::create(api, stream, &selection, until).await?;
         Ok(Self { consumer, base, continues: continued.is_some() })
     }
+}
+
+/// The epoch for messages without one in a stream that went back behind the cursor: the one of which the stream
+/// provably holds the newest message that was numbered in it. The cursor stays where it is as long as any log waits,
+/// and what was written meanwhile must not be written again each time.
+async fn epoch_after_going_back(
+    api: &Api,
+    stream: &Stream,
+    created: i64,
+    foreign: &Foreign,
+) -> Result<Epoch> {
+    for (foreign_epoch, Last { sequence, time }) in foreign.newest().into_iter().take(MAX_EPOCHS) {
+        let base = Base { created, filters: 0, foreign_epoch };
+        let newest = Place { base, sequence, time };
+        if likeness(api, stream, created, &newest).await? == Likeness::Same {
+            return Ok(foreign_epoch);
+        }
+    }
+    // What it holds now may be something else under the same sequences.
+    Ok(Epoch::random())
 }
 
 async fn likeness(api: &Api, stream: &Stream, created: i64, place: &Place) -> Result<Likeness> {

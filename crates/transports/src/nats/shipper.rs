@@ -22,7 +22,7 @@ use super::load::{FAR_BYTES, NEAR_BYTES};
 use super::outcome::{self, Outcome, Stop};
 use super::places::Places;
 use super::requests::Failure;
-use super::restore::{Last, LastError, Tail, last_of};
+use super::restore::{Last, LastError, Tail, last_headers_of, last_of};
 use super::stream::Stream;
 use super::subject::Subjects;
 use super::verdict::{Verdict, after, beyond, judge, offset_of};
@@ -41,11 +41,13 @@ pub(super) struct Shipper {
     pub(super) framing: Framing,
     pub(super) encoding: Encoding,
     /// The most that one message carries, whatever the server would take.
-    pub(super) max_batch_bytes: usize,
-    /// Whether the stream takes atomic batches; it may turn out that it does not.
-    atomic: AtomicBool,
-    /// The same of fast ones.
+    max_batch_bytes: usize,
+    /// How many messages one publish may have, as an atomic batch; it may turn out that the server takes fewer.
+    atomic_messages: AtomicUsize,
+    /// Whether the stream takes fast batches; it may turn out that it does not.
     fast: AtomicBool,
+    /// How many bytes one message carries at most: fewer where the line is too slow for more.
+    message_bytes: AtomicUsize,
     /// How many bytes of one log may share a round trip.
     shared_bytes: AtomicUsize,
     next_batch: AtomicU64,
@@ -83,6 +85,12 @@ const MAX_SHARED_BYTES: usize = 4 << 20;
 const QUICK: Duration = Duration::from_millis(500);
 const SLOW: Duration = Duration::from_secs(2);
 
+/// However slow the line, messages need not get smaller than this: a line of some hundred bytes a second is none.
+const LEAST_MESSAGE_BYTES: usize = 16 << 10;
+
+/// The most messages that the server takes in one atomic batch.
+const ATOMIC_BATCH_MESSAGES: usize = 1000;
+
 /// What a server that gives no answer may suffer from.
 pub(super) const NO_ANSWER: &str = "the server does not answer; is its disk full, or is it overloaded?";
 
@@ -112,8 +120,10 @@ impl Shipper {
     ) -> Self {
         Self {
             continuity: Continuity::new(api.requests().connection().client.connects()),
-            atomic: AtomicBool::new(stream.atomic),
-            fast: AtomicBool::new(stream.fast),
+            atomic_messages: AtomicUsize::new(if stream.atomic { ATOMIC_BATCH_MESSAGES } else { 1 }),
+            // With replicas the server takes a message only when the one before it has reached them.
+            fast: AtomicBool::new(stream.fast && stream.replicas <= 1),
+            message_bytes: AtomicUsize::new(max_batch_bytes),
             api,
             stream,
             subjects,
@@ -146,8 +156,8 @@ impl Shipper {
     /// How many bytes of a log are best published at once, `batch` being the first of them. `is_crowded`: so many
     /// logs publish now that no more atomic batches may be open.
     pub(super) fn appetite(&self, batch: &Batch, is_crowded: bool) -> usize {
-        let one = self.room(batch).map_or(self.max_batch_bytes, |room| room.min(self.max_batch_bytes));
-        if is_crowded || self.framing == Framing::Line || !self.atomic.load(Ordering::Relaxed) {
+        let one = self.room(batch).map_or(self.max_batch_bytes, |room| self.fitting(room));
+        if is_crowded || self.framing == Framing::Line || self.atomic_messages() == 1 {
             return one;
         }
         if self.is_far_away() { one.max(self.shared_bytes.load(Ordering::Relaxed)) } else { one }
@@ -157,10 +167,20 @@ impl Shipper {
     pub(super) fn is_worth_ingesting(&self, tail: &Tail, waiting: &VecDeque<Batch>) -> bool {
         let (Some(first), true) = (waiting.front(), self.fast.load(Ordering::Relaxed)) else { return false };
         let continues = tail.end == Some((first.epoch, first.start)) && !first.bytes().is_empty();
-        let one = self.room(first).map_or(usize::MAX, |room| room.min(self.max_batch_bytes));
+        let one = self.room(first).map_or(usize::MAX, |room| self.fitting(room));
         let bytes: usize = waiting.iter().map(|batch| batch.bytes().len()).sum();
         let compresses = self.encoding.compression == Compression::Zstd;
         continues && bytes > one && (self.framing == Framing::Line || compresses || self.is_far_away())
+    }
+
+    /// How many bytes a message carries that has room for so many.
+    pub(super) fn fitting(&self, room: usize) -> usize {
+        room.min(self.message_bytes.load(Ordering::Relaxed))
+    }
+
+    /// How many messages one publish may have.
+    fn atomic_messages(&self) -> usize {
+        self.atomic_messages.load(Ordering::Relaxed)
     }
 
     /// How much of all logs together may wait or be under way.
@@ -176,6 +196,10 @@ impl Shipper {
     /// Learns from how long `bytes` took how many may share the next round trip: what a fast line needs would
     /// block a slow one.
     fn learn(&self, bytes: usize, taken: Duration) {
+        let message_bytes = self.message_bytes.load(Ordering::Relaxed);
+        if taken < QUICK && bytes >= message_bytes / 2 {
+            self.message_bytes.store((message_bytes * 2).min(self.max_batch_bytes), Ordering::Relaxed);
+        }
         let shared = if taken < QUICK {
             (bytes * 2).clamp(self.shared_bytes.load(Ordering::Relaxed), MAX_SHARED_BYTES)
         } else if taken > SLOW {
@@ -184,6 +208,16 @@ impl Shipper {
             return;
         };
         self.shared_bytes.store(shared, Ordering::Relaxed);
+    }
+
+    /// Of `bytes` nothing arrived before the connection broke, or nobody knows: on a line where a message takes
+    /// longer than the client waits for a sign of life, only a smaller one ever does.
+    pub(super) fn shrink(&self, bytes: usize) {
+        let message_bytes = self.message_bytes.load(Ordering::Relaxed);
+        let half = bytes.min(message_bytes) / 2;
+        if half >= LEAST_MESSAGE_BYTES {
+            self.message_bytes.store(half, Ordering::Relaxed);
+        }
     }
 
     /// Publishes a batch after `tail`, where that is known, and waits until the stream has all of it; the new
@@ -218,13 +252,19 @@ impl Shipper {
             if vain_attempts > 1 {
                 tokio::time::sleep(backoff.pause()).await;
             }
+            // What went back may have somebody else's message by now under the very sequence that is expected.
+            if let Err(lost @ Stop::Failed(_)) = self.is_whole().await {
+                return Err(lost);
+            }
             let parcel = self.parcel(&batch)?;
-            let begin = Instant::now();
+            let (begin, highest) = (Instant::now(), self.continuity.highest());
             match self.publish(&subject, &parcel, places, tail.sequence).await? {
+                // It gives sequences again that it gave to messages which it had acknowledged.
+                Outcome::Stored(sequence) if sequence <= highest => return Err(self.has_lost()),
                 Outcome::Stored(sequence) => {
                     self.learn(parcel.batch.bytes().len(), begin.elapsed());
                     tail = Tail { sequence, end: Some((batch.epoch, parcel.batch.end())) };
-                    self.continuity.note(&batch.origin, &tail);
+                    self.note(&batch.origin, &tail);
                     rest = after(batch, offset_of(&tail));
                     (backoff, vain_attempts, refusals) = (Backoff::new(RETRY_FIRST, RETRY_MOST), 0, 0);
                 }
@@ -237,8 +277,15 @@ impl Shipper {
                     vain_attempts += 1;
                     rest = Some(batch);
                 }
+                Outcome::BatchTooLarge => {
+                    let fewer = parcel.count() / 2;
+                    vain_attempts += u32::from(fewer == 0);
+                    self.atomic_messages.fetch_min(fewer.max(1), Ordering::Relaxed);
+                    rest = Some(batch);
+                }
                 Outcome::Later { reason, needs_operator } => {
-                    // It may be that there are too many atomic batches: one message goes all the same.
+                    // It may be that there are too many atomic batches: one message of a batch of lines goes all the
+                    // same.
                     self.shared_bytes.store(0, Ordering::Relaxed);
                     refusals += 1;
                     if needs_operator || refusals >= MAX_QUIET_REFUSALS {
@@ -255,6 +302,9 @@ impl Shipper {
                     (tail, rest) = self.settle(&subject, tail, batch, &parcel, last_sequence).await?;
                     let progress = rest.as_ref().is_none_or(|rest| rest.start > start);
                     vain_attempts = if progress { 0 } else { vain_attempts + 1 };
+                    if !progress && last_sequence.is_none() {
+                        self.shrink(parcel.batch.bytes().len());
+                    }
                 }
             }
         }
@@ -313,9 +363,12 @@ impl Shipper {
         tail: Tail,
         batch: Batch,
         parcel: &Parcel,
-        last_sequence: u64,
+        last_sequence: Option<u64>,
     ) -> Result<(Tail, Option<Batch>), Stop> {
-        let last = self.ask(subject, last_sequence).await?;
+        let last = match last_sequence {
+            Some(last_sequence) => self.ask(subject, last_sequence).await?,
+            None => self.ask_again(subject, tail.sequence).await?,
+        };
         let origin = batch.origin.clone();
         let tail = match judge(&tail, &parcel.batch, last.as_ref()) {
             Verdict::Stored(tail) => {
@@ -323,7 +376,7 @@ impl Shipper {
                 if end > parcel.batch.end() {
                     self.complain_of_rival(&origin);
                 }
-                self.continuity.note(&origin, &tail);
+                self.note(&origin, &tail);
                 return Ok((tail, after(batch, end)));
             }
             Verdict::Continue(tail) => {
@@ -353,12 +406,35 @@ impl Shipper {
         })
     }
 
+    /// The last message of a subject, asked for a few times while the answer is older than `sequence`: a replica may
+    /// lag, and a stream may have gone back.
+    async fn ask_again(&self, subject: &Subject, sequence: u64) -> Result<Option<Last>, Stop> {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
+        let mut last = self.ask(subject, 0).await?;
+        for _ in 1..MAX_QUESTIONS {
+            if self.stream.replicas <= 1 || last.as_ref().map_or(0, |last| last.sequence) >= sequence {
+                break;
+            }
+            tokio::time::sleep(backoff.pause()).await;
+            last = self.ask(subject, 0).await?;
+        }
+        Ok(last)
+    }
+
     /// The last message of a subject. The answer is at least as new as `last_sequence`: a replica may lag.
     pub(super) async fn ask(&self, subject: &Subject, last_sequence: u64) -> Result<Option<Last>, Stop> {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-        let mut questions = 0;
+        let (mut questions, mut without_payload) = (0, false);
         loop {
-            let problem = match last_of(&self.api, &self.stream, &self.subjects, subject).await {
+            let last = match without_payload {
+                false => last_of(&self.api, &self.stream, &self.subjects, subject).await,
+                true => last_headers_of(&self.api, &self.stream, &self.subjects, subject).await,
+            };
+            let timed_out = |error: &LastError| {
+                matches!(error, LastError::Api(ApiError::Failure { failure: Failure::TimedOut, .. }))
+            };
+            without_payload |= last.as_ref().is_err_and(timed_out);
+            let problem = match last {
                 Ok(last) if last.as_ref().map_or(0, |last| last.sequence) >= last_sequence => {
                     return Ok(last);
                 }
@@ -404,7 +480,7 @@ impl Shipper {
     }
 
     fn give_up_atomic_batches(&self) {
-        if self.atomic.swap(false, Ordering::Relaxed) {
+        if self.atomic_messages.swap(1, Ordering::Relaxed) > 1 {
             let name = &self.stream.name;
             tracing::warn!("stream `{name}` does not allow atomic batches any more: messages go one by one");
         }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use fshipper_pipeline::{Batch, Epoch, Origin};
 
-use super::restore::{Last, Tail};
+use super::restore::{Last, Ours, Tail};
 
 /// What the stream's last message of an origin means for a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl<'a> From<&'a Batch> for Extent<'a> {
 }
 
 impl From<Last> for Tail {
-    fn from(Last { sequence, described }: Last) -> Self {
-        Self { sequence, end: described.map(|described| (described.epoch, described.end)) }
+    fn from(Last { sequence, ours }: Last) -> Self {
+        Self { sequence, end: ours.map(|ours| (ours.described.epoch, ours.described.end)) }
     }
 }
 
@@ -45,10 +45,10 @@ impl From<Last> for Tail {
 /// | the last message | verdict |
 /// | --- | --- |
 /// | is the one we sent after | `Continue`: nothing came |
-/// | is somebody else's, and there was none of ours | `Continue` after it |
+/// | is somebody else's, and none of ours came before it | `Continue` after it |
 /// | ends within it, same epoch | `Continue` there: an older copy of us was cut elsewhere |
 /// | ends at or after its end | `Stored`: the acknowledgement was lost, or somebody is ahead |
-/// | ends before it, or is gone | `WentBack` |
+/// | ends before it, is older than the one we sent after, or is gone | `WentBack` |
 /// | is of another epoch | `Rival` |
 pub(super) fn judge<'a>(tail: &Tail, sent: impl Into<Extent<'a>>, last: Option<&Last>) -> Verdict {
     let Extent { origin, epoch, start, end: sent_end } = sent.into();
@@ -58,7 +58,10 @@ pub(super) fn judge<'a>(tail: &Tail, sent: impl Into<Extent<'a>>, last: Option<&
     if last.sequence == tail.sequence {
         return Verdict::Continue(tail.clone());
     }
-    let Some(described) = &last.described else {
+    if last.sequence < tail.sequence {
+        return Verdict::WentBack;
+    }
+    let Some(Ours { sequence, described }) = &last.ours else {
         // Others published there, and we never did, or nothing of ours was left there.
         return match tail {
             Tail { end, sequence } if end.is_none() || *sequence == 0 => {
@@ -68,11 +71,16 @@ pub(super) fn judge<'a>(tail: &Tail, sent: impl Into<Extent<'a>>, last: Option<&
         };
     };
     let end = described.end;
+    if *sequence <= tail.sequence {
+        // It was there before, and somebody else's message covers it: the position stands. It is below the end of
+        // that message when everything from there on is being sent again.
+        let stands = tail.end == Some((described.epoch, end)) || described.epoch == epoch && start <= end;
+        return match stands {
+            true => Verdict::Continue(Tail { sequence: last.sequence, end: tail.end }),
+            false => Verdict::WentBack,
+        };
+    }
     if described.epoch != epoch {
-        // What we knew of is covered by a message that is not ours: the position stands.
-        if tail.end == Some((described.epoch, end)) {
-            return Verdict::Continue(Tail { sequence: last.sequence, end: tail.end });
-        }
         return Verdict::Rival(format!(
             "two producers publish `{origin}`: the stream holds the epoch {} up to {end}, and this is the epoch \
              {epoch}; stop one of them, or give them different `host` names",
@@ -140,7 +148,8 @@ mod tests {
         let message = wire::encode(batch, Encoding::default());
         let described =
             wire::headers_only(&subjects, &subjects.publish(&batch.origin), Some(&message.headers));
-        Some(Last { sequence, described: described.unwrap() })
+        let ours = described.unwrap().map(|described| Ours { sequence, described });
+        Some(Last { sequence, ours })
     }
 
     fn tail(sequence: u64, end: u64) -> Tail {
@@ -189,7 +198,7 @@ mod tests {
         let sent = batch(4, "two\n");
         assert_eq!(judge(&tail(5, 4), &sent, None), Verdict::WentBack);
         assert_eq!(judge(&tail(5, 4), &sent, last(2, &batch(0, "o\n")).as_ref()), Verdict::WentBack);
-        let foreign = Some(Last { sequence: 9, described: None });
+        let foreign = Some(Last { sequence: 9, ours: None });
         assert_eq!(judge(&tail(5, 4), &sent, foreign.as_ref()), Verdict::WentBack);
     }
 
@@ -198,7 +207,7 @@ mod tests {
         let known = last(1, &batch(0, "one\n")).unwrap();
         let covered = Some(Last { sequence: 3, ..known });
         assert_eq!(judge(&tail(1, 4), &batch(4, "two\n"), covered.as_ref()), Verdict::Continue(tail(3, 4)));
-        let foreign = Some(Last { sequence: 3, described: None });
+        let foreign = Some(Last { sequence: 3, ours: None });
         let expected = Tail { sequence: 3, end: None };
         assert_eq!(
             judge(&Tail::default(), &batch(0, "one\n"), foreign.as_ref()),
@@ -206,6 +215,18 @@ mod tests {
         );
         // The stream has nothing of it, and where it goes on is known from elsewhere: the commit floor.
         assert_eq!(judge(&tail(0, 4), &batch(4, "two\n"), foreign.as_ref()), Verdict::Continue(tail(3, 4)));
+    }
+
+    #[test]
+    fn what_was_there_before_everything_is_sent_again_is_no_answer_to_it() {
+        let reached = last(5, &batch(0, "one\ntwo\nthree\n")).unwrap();
+        let covered = Last { sequence: 6, ..reached.clone() };
+        assert_eq!(judge(&tail(5, 4), &batch(4, "two\n"), Some(&covered)), Verdict::Continue(tail(6, 4)));
+        // A replica that lags, or a stream that went back.
+        let older = last(4, &batch(0, "one\ntwo\n"));
+        assert_eq!(judge(&tail(5, 4), &batch(4, "two\n"), older.as_ref()), Verdict::WentBack);
+        let lost = Some(Last { sequence: 6, ..last(4, &batch(0, "o\n")).unwrap() });
+        assert_eq!(judge(&tail(5, 4), &batch(4, "two\n"), lost.as_ref()), Verdict::WentBack);
     }
 
     #[test]

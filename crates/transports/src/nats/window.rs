@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
 use async_nats::HeaderMap;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -17,7 +18,8 @@ use super::pull::Until;
 /// expired.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// What one request allows. It fits any message that the server takes.
+    /// What one request allows. It fits any message that the server takes, and grows where the stream holds
+    /// larger ones: see [`Window::make_room`].
     request_bytes: usize,
     request_messages: usize,
     /// Those not known to have ended: number and when they were sent.
@@ -46,11 +48,15 @@ const WINDOW_BYTES: usize = 4 << 20;
 /// A subscription holds this many and the few statuses between them.
 pub(super) const WINDOW_MESSAGES: usize = 2048;
 
-/// What subject, reply subject and headers add to a payload at most, for the server's count of `max_bytes`.
-const MESSAGE_OVERHEAD_BYTES: usize = 4 << 10;
+/// What subject and reply subject add to headers and payload, for the server's count of `max_bytes`: a subject
+/// alone may take the 4 KiB of a server's `max_control_line`.
+const MESSAGE_OVERHEAD_BYTES: usize = 8 << 10;
 
 /// The least that one request asks for, so that small messages do not take a request each.
 const MIN_REQUEST_BYTES: usize = 1 << 20;
+
+/// Of a request that allows so much no message is too large: servers take no `max_payload` above it.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
 
 /// How many requests may be open, if the window has room for their bytes.
 const OVERLAPPING_REQUESTS: usize = 4;
@@ -109,9 +115,34 @@ impl Window {
         }
     }
 
-    /// The request `number` ended; the headers of the status that said so hold what was left of it.
-    pub(super) fn end(&mut self, number: Option<u64>, headers: Option<&HeaderMap>) {
-        self.close(number, bytes_left(headers));
+    /// The request `number` ended; the headers of the status that said so hold how many bytes were left of it,
+    /// which are returned.
+    pub(super) fn end(&mut self, number: Option<u64>, headers: Option<&HeaderMap>) -> usize {
+        let bytes_left = bytes_left(headers);
+        self.close(number, bytes_left);
+        bytes_left
+    }
+
+    /// A request ended because the next message takes more than the `bytes_left` of it. Where that was the whole
+    /// request, those that follow allow twice as much; returns how much.
+    ///
+    /// The server may have taken larger messages than it does now, or another one did.
+    ///
+    /// # Errors
+    ///
+    /// The request was as large as any may be.
+    pub(super) fn make_room(&mut self, bytes_left: usize) -> Result<Option<usize>> {
+        // Requests only grow: one of an earlier size says nothing of this one.
+        if bytes_left < self.request_bytes {
+            return Ok(None);
+        }
+        ensure!(
+            self.request_bytes < MAX_REQUEST_BYTES,
+            "the next message takes more than {} bytes",
+            self.request_bytes
+        );
+        self.request_bytes *= 2;
+        Ok(Some(self.request_bytes))
     }
 
     fn close(&mut self, number: Option<u64>, bytes_left: usize) {
@@ -137,7 +168,7 @@ mod tests {
     fn requests_overlap_within_the_window_and_replace_what_was_spent() {
         let mut window = Window::new(1 << 20, Until::Forever);
         let sent: Vec<_> = std::iter::from_fn(|| window.next_request()).collect();
-        assert_eq!(sent.len(), 3, "3 of 1 MiB and 4 KiB fit into 4 MiB");
+        assert_eq!(sent.len(), 3, "3 of 1 MiB and 8 KiB fit into 4 MiB");
         window.spend(window.request_bytes - 1);
         assert!(window.next_request().is_some(), "what was spent makes room before any request has ended");
         assert!(window.next_request().is_none());
@@ -152,6 +183,24 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| window.next_request()).count(), 1);
         window.close(Some(1), 5);
         assert!(window.next_request().is_some());
+    }
+
+    #[test]
+    fn a_message_larger_than_a_whole_request_makes_the_next_ones_larger() {
+        let mut window = Window::new(1 << 20, Until::Forever);
+        let bytes = window.request_bytes;
+        assert_eq!(std::iter::from_fn(|| window.next_request()).count(), 3);
+        assert_eq!(window.make_room(bytes - 1).unwrap(), None, "it may fit into the next one");
+        assert_eq!(window.make_room(bytes).unwrap(), Some(2 * bytes));
+        assert_eq!(window.make_room(bytes).unwrap(), None, "the next one was sent before");
+        for number in 1..=3 {
+            window.close(Some(number), bytes);
+        }
+        assert_eq!(window.next_request().unwrap().1.max_bytes, 2 * bytes);
+        while window.request_bytes < MAX_REQUEST_BYTES {
+            assert!(window.make_room(window.request_bytes).unwrap().is_some());
+        }
+        assert!(window.make_room(window.request_bytes).is_err());
     }
 
     #[test]

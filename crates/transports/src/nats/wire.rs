@@ -98,7 +98,7 @@ static HEADER: HeaderName = HeaderName::from_static(HEADER_NAME);
 
 const HEADER_NAME: &str = "Fs-Batch";
 
-/// What a reader accepts in one message, or the server's `max_payload` where that is more: our senders put no
+/// What a reader unpacks of one message, or the server's `max_payload` where that is more: our senders put no
 /// more into a message than would fit uncompressed.
 pub(crate) const MAX_DATA_BYTES: usize = 8 << 20;
 
@@ -287,25 +287,31 @@ fn decode_content(described: &Described, payload: Bytes, max_data_bytes: usize) 
         }
         return Ok(Content::Loss { missing: span, reason: reason.as_str().into() });
     }
-    let length = usize::try_from(span).ok().filter(|&length| length <= max_data_bytes);
-    let Some(length) = length else {
-        return Err(Refused(format!("it claims {span} bytes, and a message holds at most {max_data_bytes}")));
-    };
     let bytes = match described.form {
         Form::Lines => with_newline(&payload),
-        Form::Zstd => zstd::bulk::decompress(&payload, length)
-            .map_err(|error| Refused(format!("its payload is no zstd frame of {length} bytes: {error}")))?
-            .into(),
+        Form::Zstd => decompress(&payload, span, max_data_bytes)?,
         Form::Verbatim | Form::Loss(_) => payload,
     };
-    if bytes.is_empty() || bytes.len() != length {
-        return Err(Refused(format!("it claims {length} bytes and holds {}", bytes.len())));
+    if bytes.is_empty() || bytes.len() as u64 != span {
+        return Err(Refused(format!("it claims {span} bytes and holds {}", bytes.len())));
     }
     let crc32c = crc32c::crc32c(&bytes);
     if crc32c != described.crc32c {
         return Err(Refused(format!("its bytes have the CRC {crc32c:08x}, not {:08x}", described.crc32c)));
     }
     Ok(Content::Data(bytes))
+}
+
+/// Unpacks a frame of `span` bytes. Only these are bounded: what is not compressed is in memory already, however
+/// large it is.
+fn decompress(frame: &[u8], span: u64, max_data_bytes: usize) -> Result<Bytes, Refused> {
+    let length = usize::try_from(span).ok().filter(|&length| length <= max_data_bytes);
+    let Some(length) = length else {
+        return Err(Refused(format!("it claims {span} bytes, and a frame holds at most {max_data_bytes}")));
+    };
+    let bytes = zstd::bulk::decompress(frame, length)
+        .map_err(|error| Refused(format!("its payload is no zstd frame of {length} bytes: {error}")))?;
+    Ok(bytes.into())
 }
 
 fn with_newline(payload: &[u8]) -> Bytes {

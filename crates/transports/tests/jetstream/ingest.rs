@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use fshipper_pipeline::{Context, Sink};
-use fshipper_testing::{NatsServer, Proxy};
+use fshipper_testing::{NatsCluster, NatsServer, Proxy};
 use fshipper_transports::Nats;
 use serde_json::json;
 
@@ -228,4 +228,31 @@ async fn a_stream_that_fills_up_in_the_middle_of_a_fast_batch_is_waited_for() {
     operator.update_stream(Config { max_bytes: 100_000_000, ..config }).await.unwrap();
     commit(&mut *sender).await;
     assert_whole(&everything(&nats).await, &bytes);
+}
+
+/// A message of a fast batch has no header that says so, and one of an atomic batch has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_replicas_gets_atomic_batches() {
+    let cluster = NatsCluster::start(3);
+    let stream = json!({ "name": "LOGS", "create": true, "replicas": 3 });
+    let nats = table(&cluster.urls(), json!({ "framing": "line", "stream": stream }));
+    let bytes = lines(400_000);
+    let mut sender = sender(&nats).await;
+    let pieces = begin(&mut *sender, &bytes).await;
+    write_all(&mut *sender, &pieces).await;
+    commit(&mut *sender).await;
+    assert!(everything(&nats).await.file(&log("/log")) == bytes);
+
+    let urls = cluster.urls();
+    let client = async_nats::connect(urls.split(',').collect::<Vec<_>>()).await.unwrap();
+    let stream = async_nats::jetstream::new(client).get_stream("LOGS").await.unwrap();
+    let mut alone = Vec::new();
+    for sequence in 1..=stream.cached_info().state.messages {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        if message.headers.get("Nats-Batch-Id").is_none() {
+            alone.push(sequence);
+        }
+    }
+    // A piece ends within a line, whose part goes by itself. A fast batch would be cut off after its first message.
+    assert!(alone.windows(2).all(|pair| pair[1] > pair[0] + 1), "{alone:?}");
 }

@@ -4,7 +4,9 @@
 
 mod faults;
 mod floor;
+mod going_back;
 mod ingest;
+mod large;
 mod permissions;
 mod receiving;
 mod sending;

@@ -6,7 +6,8 @@ use fshipper_testing::{NatsOptions, NatsServer};
 use serde_json::json;
 
 use crate::support::{
-    context, everything, log, make_stream, messages, operator, plain, publish, settings, table, text,
+    commit, context, everything, log, make_stream, messages, operator, plain, publish, sender, settings,
+    table, text, write,
 };
 
 /// What a sender says of the stream that `change` makes.
@@ -184,4 +185,43 @@ async fn a_check_says_what_is_there() {
         missing.contains("no commit floor: there is no stream `LOGS_floor`: create it with"),
         "{missing}"
     );
+}
+
+#[tokio::test]
+async fn a_log_that_has_all_the_messages_it_may_have_is_held_alone() {
+    let server = NatsServer::jetstream();
+    make_stream(&server, |config| {
+        (config.max_messages_per_subject, config.discard_new_per_subject) = (2, true);
+    })
+    .await;
+    let nats = plain(&server);
+    let (mut sender, _) = sender(&nats).await;
+    for (start, line) in [(0, "one\n"), (4, "two\n"), (8, "six\n")] {
+        write(&mut *sender, &log("/full"), start, line).await;
+        commit(&mut *sender).await;
+    }
+    let held = sender.held();
+    let [(origin, reason)] = &held[..] else { panic!("{held:?}") };
+    assert!(*origin == log("/full") && reason.contains("`discard_new_per_subject`"), "{held:?}");
+    write(&mut *sender, &log("/other"), 0, "one\n").await;
+    commit(&mut *sender).await;
+    let central = everything(&nats).await;
+    assert_eq!(
+        (central.file(&log("/full")), central.file(&log("/other"))),
+        (&b"one\ntwo\n"[..], &b"one\n"[..])
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_takes_small_atomic_batches_gets_them() {
+    let jetstream_extra = "limits { batch { max_msgs: 10 } }".to_owned();
+    let server =
+        NatsServer::start(NatsOptions { jetstream: true, jetstream_extra, ..NatsOptions::default() });
+    let nats = table(&server.url(), json!({ "framing": "line" }));
+    let bytes = "a line\n".repeat(1000).into_bytes();
+    publish(&nats, &log("/log"), bytes.clone()).await;
+    assert!(everything(&nats).await.file(&log("/log")) == bytes);
+    let first = operator(&server).await.get_stream("LOGS").await.unwrap().get_raw_message(1).await.unwrap();
+    let last = first.headers.get("Nats-Batch-Commit");
+    assert!(last.is_none() && first.headers.get("Nats-Batch-Id").is_some(), "{:?}", first.headers);
 }

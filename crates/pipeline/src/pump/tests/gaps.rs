@@ -274,3 +274,19 @@ async fn a_session_ends_for_another_when_somebody_asks_for_it() {
     assert!(matches!(bench.session(steps).await.unwrap(), Ended::Again(_)));
     assert_eq!(bench.session(vec![]).await.unwrap(), Ended::Finished, "it is asked for once");
 }
+
+/// As a retention makes it, or `max_age`, while a consumer catches up.
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_grows_is_the_same_gap() {
+    let mut bench = Bench::new();
+    let sessions = [data("a", 10, "late\n"), data("a", 12, "te\n"), data("a", 14, "\n")];
+    let mut seen = Vec::new();
+    for first in sessions {
+        seen.push(bench.session(give([first])).await.unwrap());
+        if seen.last() == Some(&Ended::Finished) {
+            break;
+        }
+    }
+    assert!(matches!(seen[..], [Ended::Again(_), Ended::Finished]), "{seen:?}");
+    assert_eq!(bench.tape.log()[..2], ["a@0 lost 12", "a@12 te\n"]);
+}

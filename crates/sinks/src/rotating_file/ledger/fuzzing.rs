@@ -34,15 +34,15 @@ pub fn ledger(folder: &Path, data: &[u8]) {
     let complete_up_to = input.number();
     let count = input.below(8);
     let mut content = header(complete_up_to);
-    // What is known after each record, as long as they make sense.
-    let mut known = vec![(content.len(), Vec::new())];
+    // What is known after each record, as long as they make sense, and whether a start may rest on it.
+    let mut known = vec![(content.len(), Vec::new(), true)];
     let mut state = Some(State::default());
     for sequence in 1..=count as u64 {
         let payload = input.bytes();
         codec::put_frame(&mut content, sequence, payload);
         state = state.and_then(|state| applied(state, payload));
         if let Some(state) = &state {
-            known.push((content.len(), state.snapshot().collect()));
+            known.push((content.len(), state.snapshot().collect(), state.contradiction().is_none()));
         }
     }
     match damage {
@@ -56,12 +56,13 @@ pub fn ledger(folder: &Path, data: &[u8]) {
     fs::write(&path, &content).expect("a file can be written");
     let Some(found) = starts(folder) else {
         let length = content.len();
-        let whole = known.iter().filter(|(end, _)| *end <= length).count();
-        let is_sound = damage < 2 && known.get(whole.wrapping_sub(1)).is_some_and(|(end, _)| *end == length);
+        let whole = known.iter().filter(|(end, ..)| *end <= length).count();
+        let last = known.get(whole.wrapping_sub(1));
+        let is_sound = damage < 2 && last.is_some_and(|(end, _, agrees)| *end == length && *agrees);
         assert!(!is_sound || complete_up_to >= whole as u64, "a sound ledger is refused");
         return;
     };
-    assert!(known.iter().any(|(_, entries)| *entries == found), "{found:?} was never so");
+    assert!(known.iter().any(|(_, entries, _)| *entries == found), "{found:?} was never so");
 }
 
 /// A ledger of one record, whose checksum is right.

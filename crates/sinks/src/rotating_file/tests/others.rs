@@ -181,6 +181,37 @@ fn a_file_renamed_or_deleted_in_the_meantime_is_followed_by_a_new_one() {
     assert_eq!((bench.read("h/f").as_str(), bench.read("h/gone").as_str()), ("two\n", "two\n"));
 }
 
+/// As it is for a source that cannot go back: there is no other session.
+#[test]
+fn a_log_goes_on_in_the_same_session_when_its_output_is_mended() {
+    for is_moved_away in [true, false] {
+        let bench = Bench::new("{host}/{file}", "");
+        let log = origin("h", "/cut");
+        let mut session = bench.open();
+        session.write(&log, "one\ntwo\n", day(0));
+        session.commit();
+        drop(session);
+        fs::write(bench.path("h/cut"), "one\n").unwrap();
+        let mut session = bench.open();
+        for _ in 0..2 {
+            assert!(matches!(session.write(&log, "three\n", day(0)), Written::Held(_)));
+        }
+        let expected = if is_moved_away {
+            fs::rename(bench.path("h/cut"), bench.path("h/away")).unwrap();
+            "three\n"
+        } else {
+            fs::write(bench.path("h/cut"), "one\ntwo\n").unwrap();
+            "one\ntwo\nthree\n"
+        };
+        assert_eq!(session.write(&log, "three\n", day(0)), Written::Accepted);
+        session.commit();
+        drop(session);
+        assert_eq!(bench.read("h/cut"), expected);
+        // The ledger has it too.
+        assert_eq!(bench.open().write(&log, "four\n", day(0)), Written::Accepted);
+    }
+}
+
 #[test]
 fn a_file_shorter_than_committed_is_not_touched_and_only_its_log_waits() {
     let bench = Bench::new("{host}/{file}", "");

@@ -143,6 +143,7 @@ fn place(input: &mut Input<'_>, contents: &[Vec<u8>]) -> (u64, Bytes) {
         fingerprint: Fingerprint::of(&content[..input.below(content.len() + 1)]),
         marker: input.flag().then(|| Marker::of(&content[..at])),
         over: input.flag(),
+        lost: None,
     };
     (if input.flag() { input.number() } else { place.end }, place.encode())
 }

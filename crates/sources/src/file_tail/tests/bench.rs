@@ -21,6 +21,8 @@ use crate::file_tail::reading::{Reading, Whereabouts};
 use crate::file_tail::tail::{Next, Options, TICK, TableOptions, Tail};
 use crate::file_tail::watch::{Hints, Watch};
 
+mod receiver;
+
 pub(super) const HOST: &str = "host";
 pub(super) const ROTATE_WAIT: Duration = Duration::from_secs(5);
 
@@ -285,25 +287,6 @@ impl Bench {
     pub(super) fn restart(&mut self) {
         self.commit();
         self.crash();
-    }
-
-    /// As if only so many bytes of a log had been committed, somewhere within its last batch.
-    pub(super) fn rewind(&mut self, name: &str, offset: u64) {
-        let origin = self.origin(name);
-        let mut position = self.received.checkpoint.position(&origin).unwrap().clone();
-        position.offset = offset;
-        self.received.checkpoint.set_position(&origin, position);
-        self.received.bytes.get_mut(&origin).unwrap().truncate(offset as usize);
-    }
-
-    /// As if the receiving side had lost what is behind `offset`, and wanted it again.
-    pub(super) fn go_back(&mut self, name: &str, offset: u64) {
-        let origin = self.origin(name);
-        let mut history = self.received.checkpoint.history(&origin).unwrap().clone();
-        history.earlier.push((history.current.epoch, history.current.offset));
-        self.rewind(name, offset);
-        history.current.offset = offset;
-        self.received.checkpoint.set_history(&origin, Some(history));
     }
 
     pub(super) fn lose_state(&mut self) {

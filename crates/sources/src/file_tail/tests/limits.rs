@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -161,24 +161,6 @@ fn odd_names_survive() {
     bench.restart();
     bench.pump();
     assert_eq!(bench.origins(), 4);
-}
-
-#[test]
-fn an_unreadable_file_is_read_once_it_is_readable() {
-    let mut bench = Bench::new(&["*.log"]);
-    bench.append("a.log", "one\n");
-    bench.append("b.log", "two\n");
-    let mode = |mode| fs::set_permissions(bench.path("a.log"), fs::Permissions::from_mode(mode)).unwrap();
-    mode(0o000);
-    // Root reads everything: then there is nothing to see here.
-    let is_root = fs::read(bench.path("a.log")).is_ok();
-    mode(0o000);
-    bench.pump();
-    bench.check("b.log", "two\n");
-    bench.check("a.log", if is_root { "one\n" } else { "" });
-    fs::set_permissions(bench.path("a.log"), fs::Permissions::from_mode(0o600)).unwrap();
-    bench.pump();
-    bench.check("a.log", "one\n");
 }
 
 #[test]

@@ -155,9 +155,10 @@ impl Writer {
                 self.append(&text);
             }
             Step::AppendEvent(count) => {
-                let more = "\tcontinues this line\n".repeat(*count);
-                let text = self.line() + &more;
-                self.append(&text);
+                let line = self.line();
+                // Of other contents: one that ends as another one, and is as long, is the same where it was read.
+                let more = format!("\tcontinues {line}").repeat(*count);
+                self.append(&(line + &more));
             }
             Step::Begin => {
                 let text = self.line().replace('\n', ", and ");

@@ -354,3 +354,30 @@ fn old_files_are_not_started_and_known_ones_go_on() {
     bench.check("known.log", lines("a", 0..3));
     bench.check("old.log", lines("a", 0..3));
 }
+
+/// What it had read of a file that is gone, and not remembered either, is lost to whoever begins anew. Somebody
+/// else may still hold it: no other bytes may take its offsets.
+#[test]
+fn what_is_forgotten_is_a_loss_with_its_length_to_a_receiver_that_knows_nothing() {
+    let mut bench = Bench::with_log("a.log", 10);
+    bench.remove("a.log");
+    bench.settle();
+    // It is forgotten, and begun once more behind that.
+    bench.restart();
+    bench.open();
+    bench.append("a.log", lines("b", 0..5));
+    bench.settle();
+    bench.check("a.log", lines("a", 0..10) + &lines("b", 0..5));
+    bench.forget_everything();
+    bench.settle();
+    let lost = "?".repeat(lines("a", 0..10).len());
+    bench.check("a.log", lost.clone() + &lines("b", 0..5));
+    bench.restart();
+    bench.append("a.log", lines("b", 5..6));
+    bench.rename("a.log", "a.log.1");
+    bench.append("a.log", lines("c", 0..5));
+    bench.settle();
+    bench.settle();
+    bench.check("a.log", lost + &lines("b", 0..6) + &lines("c", 0..5));
+    bench.check_one_log_without_loss();
+}

@@ -424,3 +424,23 @@ fn rotations_between_a_listing_and_the_next_file_are_not_missed() {
         assert_eq!(bench.unknown_losses(), 0);
     }
 }
+
+#[test]
+fn half_a_line_that_comes_late_into_a_renamed_file_waits_for_its_end() {
+    let mut bench = Bench::with_log("a.log", 3);
+    bench.rename("a.log", "a.log.1");
+    for _ in 0..3 {
+        bench.settle();
+    }
+    let (half, rest) = ("written in two ", "halves\n");
+    bench.append("a.log.1", half);
+    bench.pump();
+    bench.check("a.log", lines("a", 0..3));
+    bench.append("a.log.1", rest);
+    bench.pump();
+    bench.check("a.log", lines("a", 0..3) + half + rest);
+    // One that never ends comes when nobody can be expected to end it any more.
+    bench.append("a.log.1", half);
+    bench.settle();
+    bench.check("a.log", lines("a", 0..3) + half + rest + half);
+}

@@ -49,8 +49,9 @@ struct Heard {
 #[derive(Debug, Default)]
 struct State {
     notices: HashMap<Origin, Notice>,
-    /// Where a request was dealt with last.
+    /// Where a request was dealt with last, all of them in the data stream that was created then.
     dealt_with: HashMap<Origin, Dealt>,
+    created: String,
     /// Who told of a log before whoever told of it last.
     earlier_consumers: HashMap<Origin, Arc<str>>,
     /// Where this session started with each log.
@@ -101,10 +102,10 @@ impl Listener {
         Self { api, plan, filter, heard, progress, subscription, live }
     }
 
-    /// Applies what was heard to what the stream holds: the session starts there. From then on a request that it
-    /// does not answer ends it.
-    pub(in crate::nats) fn apply(&mut self, restored: &mut Restored) {
-        self.apply_notices(restored);
+    /// Applies what was heard to what the stream holds, which was created then: the session starts there. From then
+    /// on a request that it does not answer ends it.
+    pub(in crate::nats) fn apply(&mut self, restored: &mut Restored, created: &str) {
+        self.apply_notices(restored, created);
         let Self { api, plan, filter, heard, progress, .. } = self;
         let (api, plan, filter) = (api.clone(), plan.clone(), filter.clone());
         let (heard, progress) = (heard.clone(), progress.clone());
@@ -118,9 +119,10 @@ impl Listener {
         });
     }
 
-    fn apply_notices(&self, restored: &mut Restored) {
+    fn apply_notices(&self, restored: &mut Restored, created: &str) {
         let mut state = self.heard.lock();
         let state = &mut *state;
+        state.forget_what_is_gone(&restored.tails, created);
         for notice in state.notices.values() {
             let Notice { origin, epoch, end, request, place, .. } = notice;
             let position = Position { epoch: *epoch, offset: *end, place: place.clone() };
@@ -261,6 +263,16 @@ impl Heard {
 }
 
 impl State {
+    /// What was sent again to a stream that is another one by now, or went back, was sent in vain.
+    fn forget_what_is_gone(&mut self, tails: &HashMap<Origin, Tail>, created: &str) {
+        if self.created != created {
+            self.dealt_with.clear();
+            created.clone_into(&mut self.created);
+        }
+        self.dealt_with
+            .retain(|origin, dealt| tails.get(origin).is_some_and(|tail| tail.sequence >= dealt.tail));
+    }
+
     /// Two consumers that tell of the same log in turn are one too many.
     fn note_consumer(&mut self, notice: &Notice) {
         let Some(known) = self.notices.get(&notice.origin).filter(|known| known.consumer != notice.consumer)
@@ -418,6 +430,23 @@ mod tests {
         assert_eq!(answer(tail(20, 700), false, Some(&further_up)), Answer::GoBack);
         let before_it_was_read = Dealt { read: 6, ..dealt };
         assert_eq!(answer(tail(20, 700), false, Some(&before_it_was_read)), Answer::GoBack);
+    }
+
+    #[test]
+    fn what_was_sent_again_to_another_stream_is_no_answer() {
+        let origin = Origin::new("h", "/l");
+        let mut state = State::default();
+        let mut covers = |created, tail: Tail, dealt: Option<Dealt>| {
+            state.dealt_with.extend(dealt.map(|dealt| (origin.clone(), dealt)));
+            state.forget_what_is_gone(&HashMap::from([(origin.clone(), tail)]), created);
+            state.dealt_with.get(&origin).is_some_and(|dealt| dealt.covers(&notice(EPOCH), REQUEST))
+        };
+        let dealt = Dealt { epoch: EPOCH, from: 100, read: 9, tail: 9 };
+        covers("today", tail(1, 100), None);
+        assert!(covers("today", tail(9, 100), Some(dealt)));
+        assert!(covers("today", tail(12, 300), None));
+        assert!(!covers("tomorrow", tail(12, 300), None), "it is another stream");
+        assert!(!covers("tomorrow", tail(8, 300), Some(dealt)), "it went back");
     }
 
     #[test]

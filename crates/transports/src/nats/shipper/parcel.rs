@@ -23,8 +23,12 @@ pub(super) struct Parcel {
     messages: Vec<Batch>,
 }
 
-/// The most messages that the server takes in one atomic batch.
-const ATOMIC_BATCH_MESSAGES: usize = 1000;
+impl Parcel {
+    /// How many messages it is.
+    pub(super) fn count(&self) -> usize {
+        self.messages.len()
+    }
+}
 
 impl Shipper {
     /// What the next publish carries.
@@ -37,11 +41,10 @@ impl Shipper {
                 self.stream.max_message_bytes.unwrap_or_else(|| self.max_payload())
             )));
         };
-        let room = room.min(self.max_batch_bytes);
-        let is_atomic = self.atomic.load(Ordering::Relaxed);
+        let (room, atomic_messages) = (self.fitting(room), self.atomic_messages());
         let messages: Vec<_> = match self.framing {
             Framing::Batch => {
-                let most = if is_atomic && self.is_far_away() { ATOMIC_BATCH_MESSAGES } else { 1 };
+                let most = if self.is_far_away() { atomic_messages } else { 1 };
                 let most_bytes = room.max(self.shared_bytes.load(Ordering::Relaxed)) as u64;
                 // The first one always goes, also when it records a great loss.
                 let fits = |message: &Batch| {
@@ -50,8 +53,8 @@ impl Shipper {
                 wire::split(batch.clone(), room).take(most).take_while(fits).collect()
             }
             Framing::Line => {
-                let most = if is_atomic { ATOMIC_BATCH_MESSAGES } else { 1 };
-                wire::lines(first_of(wire::split(batch.clone(), room))).take(most).collect()
+                let lines = wire::lines(first_of(wire::split(batch.clone(), room)));
+                lines.take(atomic_messages).collect()
             }
         };
         let mut all = batch.clone();

@@ -29,6 +29,8 @@ pub(super) struct Plan {
     pub(super) latency: u64,
     /// In how many steps a log is written, within [`QUIET_AFTER`].
     pub(super) steps: usize,
+    /// Whether the last of them writes all there is, so that in the end no producer has anything to send.
+    pub(super) ends_idle: bool,
     pub(super) faults: Vec<Fault>,
 }
 
@@ -73,7 +75,7 @@ pub(super) enum FaultKind {
     WipedWhileDown { producers: bool, consumers: bool, floor: bool, down: u64 },
 }
 
-/// From here on nothing goes wrong any more, and every log has all but its last line.
+/// From here on nothing goes wrong any more, and every log has all, or [all but its last line](Plan::ends_idle).
 pub(super) const QUIET_AFTER: u64 = 30_000;
 
 /// Longer than any run: who waits so long for an answer gets one.
@@ -117,6 +119,7 @@ impl Plan {
             commit_millis: [20, 300, 1500][random.usize(..3)],
             latency: [1, 5, 40, 200][random.usize(..4)],
             steps: random.usize(1..=8),
+            ends_idle: false,
             hosts,
             partitions,
             consumers,
@@ -131,6 +134,10 @@ impl Plan {
         let messages = if plan.line_framing { 12 } else { 30 };
         plan.log_bytes =
             plan.log_bytes.min(plan.max_batch_bytes.min(plan.max_payload - 500) * messages).max(100);
+        // What only a consumer lacks of which no producer hears is missed with the next message.
+        let is_heard_of = plan.tells.iter().all(|&tells| tells == floor);
+        let is_missed_later = plan.faults.iter().any(|fault| fault.kind.is_missed_later());
+        plan.ends_idle = random.bool() && is_heard_of && !is_missed_later;
         plan
     }
 
@@ -196,6 +203,15 @@ impl Plan {
 }
 
 impl FaultKind {
+    /// Whether messages are deleted one by one, as limits and operators do it, or get lost on the way to a consumer.
+    fn is_missed_later(&self) -> bool {
+        match self {
+            Self::OldestDeleted { .. } | Self::MessageDeleted { .. } | Self::Purged => true,
+            Self::Noise { lost_down, .. } => *lost_down > 0,
+            _ => false,
+        }
+    }
+
     /// Its name, for counting.
     pub(super) fn name(&self) -> &'static str {
         match self {

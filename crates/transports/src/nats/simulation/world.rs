@@ -206,8 +206,9 @@ impl World {
             tokio::time::sleep_until(start + Duration::from_millis(at)).await;
             self.act(at, later).await;
         }
-        // A producer with nothing to send asks nothing: the last line of each log makes it ask.
-        self.grow_to(usize::MAX);
+        if !self.plan.ends_idle {
+            self.grow_to(usize::MAX);
+        }
         self.arrive(start).await;
         self.end().await;
     }
@@ -335,7 +336,7 @@ impl World {
         truth.note(&format!("{kind:?}"));
     }
 
-    /// The writers of logs come to step `step`; the very last line is written at the end.
+    /// The writers of logs come to step `step`; the very last line is written at the end, or with the last step.
     fn grow_to(&self, step: usize) {
         let mut truth = lock(&self.truth);
         for log in truth.logs.values_mut() {
@@ -344,6 +345,7 @@ impl World {
                 log.bytes[..length - 1].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
             log.written = match step {
                 usize::MAX => length,
+                step if self.plan.ends_idle && step == self.plan.steps => length,
                 step => log.written.max(before_last * step / self.plan.steps),
             };
         }

@@ -33,8 +33,8 @@ impl Decoder {
         Self { subjects, last: None }
     }
 
-    /// Makes of a message what was encoded, or lines of another publisher. `max_data_bytes` bounds what one
-    /// message may hold, compressed or not.
+    /// Makes of a message what was encoded, or lines of another publisher. `max_data_bytes` bounds what a
+    /// compressed one may hold.
     ///
     /// # Errors
     ///

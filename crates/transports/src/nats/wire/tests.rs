@@ -124,6 +124,18 @@ fn data_that_zstd_cannot_shrink_travel_as_they_are() {
 }
 
 #[test]
+fn only_what_a_frame_unpacks_to_is_bounded() {
+    for text in ["x".repeat(MAX_DATA_BYTES + 1), "x".repeat(MAX_DATA_BYTES) + "\n"] {
+        let batch = batch(text);
+        assert_eq!(received(&batch, encode(&batch, Encoding::default())), Ok(ours(&batch)));
+        let frame = encode(&batch, Encoding { compression: Compression::Zstd, host: false });
+        assert!(frame.payload.len() < 1000, "a small message may unpack to very much");
+        let refused = received(&batch, frame).unwrap_err();
+        assert!(refused.to_string().contains("at most 1048576"), "{refused}");
+    }
+}
+
+#[test]
 fn a_message_of_another_publisher_is_lines_of_the_host_in_its_subject() {
     let foreign = |subject: &str, payload: &'static str| {
         decode(&stream(), subject, None, payload.into(), MAX_DATA_BYTES).unwrap()
@@ -141,7 +153,8 @@ fn a_header_that_lies_is_refused_with_the_reason() {
         ("v=1 ", "", "no version"),
         ("end=108", "end=107", "claims 7 bytes and holds 8"),
         ("end=108", "end=99", "before its start"),
-        ("end=108", "end=18446744073709551615", "at most 1048576"),
+        ("end=108", "end=18446744073709551615", "claims 18446744073709551515 bytes and holds 8"),
+        ("end=108 crc=", "end=18446744073709551615 zstd crc=", "at most 1048576"),
         ("end=108", "end=+108", "damaged: `end=+108`"),
         ("end=108", "end=108 end=108", "`end` is one too many"),
         ("end=108", "", "no `end`"),

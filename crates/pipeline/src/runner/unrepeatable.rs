@@ -1,0 +1,71 @@
+//! Sources that cannot go back: [`Noted`], [`UntilStopped`].
+//!
+//! What such a source has taken from its input and nobody has made durable is lost with the process. So it is
+//! counted wherever it is, and a stop lets the source give all of it before it ends.
+
+use anyhow::Result;
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Batch, Progress, Source};
+
+/// A source that cannot go back; what it gives is on its way until the hop of `progress` has committed it.
+pub(super) struct Noted {
+    pub(super) source: Box<dyn Source>,
+    pub(super) progress: Progress,
+}
+
+/// Reads until the run is stopped, and then what was taken already. It may give up a read and begin another one,
+/// which is why such a source must not lose anything thereby.
+pub(super) struct UntilStopped {
+    source: Box<dyn Source>,
+    stop: CancellationToken,
+    is_draining: bool,
+}
+
+#[async_trait]
+impl Source for Noted {
+    async fn read(&mut self) -> Result<Option<Batch>> {
+        let batch = self.source.read().await?;
+        if let Some(batch) = &batch {
+            self.progress.note_unrepeatable(batch);
+        }
+        Ok(batch)
+    }
+
+    fn can_go_back(&self) -> bool {
+        self.source.can_go_back()
+    }
+
+    fn drain(&mut self) -> bool {
+        self.source.drain()
+    }
+}
+
+impl UntilStopped {
+    pub(super) fn new(source: Box<dyn Source>, stop: CancellationToken) -> Self {
+        Self { source, stop, is_draining: false }
+    }
+}
+
+#[async_trait]
+impl Source for UntilStopped {
+    async fn read(&mut self) -> Result<Option<Batch>> {
+        if !self.is_draining {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                next = self.source.read() => return next,
+            }
+            if !self.source.drain() {
+                return Ok(None);
+            }
+            self.is_draining = true;
+        }
+        self.source.read().await
+    }
+
+    fn can_go_back(&self) -> bool {
+        self.source.can_go_back()
+    }
+}
