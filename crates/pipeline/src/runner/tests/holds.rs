@@ -1,6 +1,7 @@
 //! Runs with `--once` while something is held, and what is shown of them.
 
 use super::*;
+use crate::runner::hop::ONCE_PATIENCE;
 
 #[tokio::test(start_paused = true)]
 async fn a_log_that_stays_held_ends_a_run_with_once_by_name() {
