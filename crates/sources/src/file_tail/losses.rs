@@ -36,7 +36,13 @@ impl Tail {
         let missing = known_end.map(|end| end.saturating_sub(log.offset));
         let is_cut = live.is_some_and(|live| live.id.same(&generation.id));
         let since = *log.rotation.make().missing_since.get_or_insert(now.instant);
-        if missing != Some(0) && !is_cut && !self.is_searched(index, since, now) {
+        let is_certain = match is_cut {
+            _ if missing == Some(0) => true,
+            // Before a file is truncated its copy appears, which a listing from before may not show.
+            true => self.is_listed(index, since + Duration::from_nanos(1)),
+            false => self.is_searched(index, since, now),
+        };
+        if !is_certain {
             return false;
         }
         let log = &mut self.logs[index];
@@ -135,8 +141,14 @@ impl Tail {
     /// could be listed. If not, it is looked for again.
     pub(super) fn is_searched(&mut self, index: usize, since: Instant, now: Now) -> bool {
         let is_late = self.is_ending || now.instant.saturating_duration_since(since) >= SEARCH;
+        // Too early, no listing is late enough.
+        self.is_listed(index, if is_late { since } else { now.instant + SEARCH })
+    }
+
+    /// Whether the directory of a log was listed at that time or later. If not, it is listed again.
+    fn is_listed(&mut self, index: usize, since: Instant) -> bool {
         let path = &self.logs[index].path;
-        if is_late && self.discovery.is_known_since(path, since) {
+        if self.discovery.is_known_since(path, since) {
             return true;
         }
         self.discovery.look_again(path);

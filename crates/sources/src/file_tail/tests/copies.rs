@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::bench::{Bench, lines};
+use crate::file_tail::tail::Next;
 use crate::file_tail::unpacking::COMPLETE_AFTER;
 
 /// As logrotate's `renamecopy` does it, under a program that opens its log again only later.
@@ -142,4 +143,18 @@ fn a_rotated_file_that_begins_like_the_one_before_it_is_no_copy() {
         bench.check("a.log", lines("a", 0..60) + &lines("a", 0..50) + &lines("b", 0..3));
         bench.check_one_log_without_loss();
     }
+}
+
+/// As it happens at a start beside a rotation.
+#[test]
+fn a_copy_that_appears_between_a_listing_and_the_look_at_the_truncated_file_is_no_loss() {
+    let mut bench = Bench::with_log("a.log*", 60);
+    bench.restart();
+    bench.open();
+    bench.copy_and_truncate("a.log", "a.log.1");
+    while let Next::More = bench.fill(false) {}
+    bench.append("a.log", lines("b", 0..3));
+    (0..3).for_each(|_| bench.settle());
+    bench.check("a.log", [lines("a", 0..60), lines("b", 0..3)].concat());
+    bench.check_one_log_without_loss();
 }
