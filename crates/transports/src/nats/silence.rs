@@ -7,7 +7,7 @@ use super::client::Received;
 /// What was heard during a [`silence`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Not a byte: the connection is dead.
+    /// Not a byte since long before its end: the connection is dead.
     Nothing,
     /// Something else: the consumer is gone.
     Others,
@@ -18,6 +18,9 @@ pub(super) const SILENCE: Duration = Duration::from_secs(12);
 
 /// How often a silence is looked at more closely. A part of [`SILENCE`].
 const LISTENING: Duration = Duration::from_secs(3);
+
+/// A connection without a byte for so long, in the end, is dead: longer than the next heartbeat was due when it died.
+const DEAD: Duration = Duration::from_secs(6);
 
 /// So many bytes since the last whole message are a part of the next one: a PING and a PONG have six, and they do
 /// not come within a message.
@@ -31,19 +34,22 @@ pub(super) const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Resolves when nothing has come for [`SILENCE`], not even a part of a message: over a slow line a large one is
 /// under way for long, and heartbeats wait behind it.
 pub(super) async fn silence(received: impl Fn() -> Received) -> Heard {
-    let (mut before, mut whole, mut silent) = (received(), received(), Duration::ZERO);
+    let (mut before, mut whole) = (received(), received());
+    let (mut silent, mut dead) = (Duration::ZERO, Duration::ZERO);
     while silent < SILENCE {
         tokio::time::sleep(LISTENING).await;
         silent += LISTENING;
         let now = received();
+        dead = if now == before { dead + LISTENING } else { Duration::ZERO };
+        before = now;
         if now.messages != whole.messages {
             // They were for somebody else; what has come of the next one since is not known.
             whole = now;
         } else if now.bytes >= whole.bytes + PART_BYTES {
-            (before, whole, silent) = (now, now, Duration::ZERO);
+            (whole, silent) = (now, Duration::ZERO);
         }
     }
-    if received() == before { Heard::Nothing } else { Heard::Others }
+    if dead >= DEAD { Heard::Nothing } else { Heard::Others }
 }
 
 #[cfg(test)]
@@ -79,6 +85,12 @@ mod tests {
             silence_while(|_| part(6)).await,
             Some((SILENCE, Heard::Others)),
             "the client's own PINGs"
+        );
+        let dies = silence_while(|second| part(if second < 5 { 6 } else { 0 })).await;
+        assert_eq!(
+            dies,
+            Some((SILENCE, Heard::Nothing)),
+            "what comes before a connection dies is no sign of life"
         );
         assert_eq!(silence_while(|_| part(200)).await, None);
         let ends = silence_while(|second| part(if second < 60 { 40_000 } else { 0 })).await;

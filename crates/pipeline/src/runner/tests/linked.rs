@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use super::unrepeatable::{Pipe, until};
+use super::unrepeatable::{Pipe, end_of, until};
 use super::*;
 
 /// A transport that stores nothing, and whose receiver ends when it is told that nothing more comes.
@@ -82,7 +82,7 @@ async fn a_failure_that_loses_what_cannot_be_read_again_ends_the_run_with_the_co
     let bench = Bench::new("");
     let pipe = Pipe::of(&["one\n", "two\n"]);
     bench.world.commits_to_fail.store(1, Ordering::Relaxed);
-    let error = bench.run_pipe(&pipe, handover()).until_stopped().await.unwrap_err().to_string();
+    let error = end_of(&bench.run_pipe(&pipe, handover())).await.unwrap_err().to_string();
     assert_eq!(error, "no space left; 8 bytes that cannot be read again were not delivered");
 }
 
@@ -92,7 +92,7 @@ async fn what_cannot_be_read_again_waits_while_it_is_held() {
     let pipe = Pipe::of(&["one\n", "two\n"]);
     bench.world.writes_to_hold.store(3, Ordering::Relaxed);
     pipe.close();
-    bench.run_pipe(&pipe, handover()).until_stopped().await.unwrap();
+    end_of(&bench.run_pipe(&pipe, handover())).await.unwrap();
     assert_eq!(bench.world.piped(), "one\ntwo\n");
 }
 
@@ -116,15 +116,14 @@ async fn what_the_sending_end_holds_is_sent_by_another_session() {
     let handover = Handover::default();
     handover.sent.writes_to_hold.store(1, Ordering::Relaxed);
     let run = bench.run(true, Some((Arc::new(handover), Ends::Both)));
-    run.until_stopped().await.unwrap();
+    end_of(&run).await.unwrap();
     assert_eq!(bench.world.text(), "one\ntwo\n");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_receiving_end_hears_that_nothing_more_comes() {
     let bench = Bench::new("one\n");
-    let run = bench.run(true, handover());
-    tokio::time::timeout(Duration::from_secs(30), run.until_stopped()).await.expect("it ends").unwrap();
+    end_of(&bench.run(true, handover())).await.unwrap();
     assert_eq!(bench.world.text(), "one\n");
 }
 

@@ -125,6 +125,11 @@ pub(super) async fn until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(30), polls).await.expect("it happens");
 }
 
+/// How a run ends, if it does.
+pub(super) async fn end_of(run: &Run) -> Result<()> {
+    tokio::time::timeout(Duration::from_secs(600), run.until_stopped()).await.expect("it ends")
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_failure_that_loses_nothing_is_mended_by_opening_again() {
     let bench = Bench::new("one\ntwo\nsix\n");
