@@ -243,21 +243,24 @@ async fn a_break_fails_the_sender_and_is_a_loss_for_the_receiver() {
     write(&mut first, batch(0, "one\n")).await;
     first.commit(&Checkpoint::default()).await.unwrap();
     assert_eq!(read_to(&mut watching, 4).await.0, b"one\n");
-    assert_eq!(read_to(&mut cut_off, 4).await.0, b"one\n");
+    // Not committed: whether it arrived, the sender does not know.
+    write(&mut first, batch(4, "more\n")).await;
+    assert_eq!(read_to(&mut watching, 9).await.0, b"more\n");
+    assert_eq!(read_to(&mut cut_off, 9).await.0, b"one\nmore\n");
 
     proxy.refuse();
     wait_until(DEADLINE, "the receiver is cut off", || server.subscribers("shipper") == 1);
     let mut second = sender(&direct).await;
-    write(&mut second, batch(4, "two\n")).await;
+    write(&mut second, batch(9, "two\n")).await;
     second.commit(&Checkpoint::default()).await.unwrap();
-    assert_eq!(read_to(&mut watching, 8).await.0, b"two\n");
+    assert_eq!(read_to(&mut watching, 13).await.0, b"two\n");
 
     proxy.resume();
     let error = first.commit(&Checkpoint::default()).await.unwrap_err();
     assert!(error.to_string().contains("broke"), "{error:#}");
     wait_until(DEADLINE, "the receiver is back", || server.subscribers("shipper") == 2);
-    write(&mut second, batch(8, "three\n")).await;
-    assert_eq!(read_to(&mut cut_off, 14).await, (b"three\n".to_vec(), vec![(4, 4)]));
+    write(&mut second, batch(13, "three\n")).await;
+    assert_eq!(read_to(&mut cut_off, 19).await, (b"three\n".to_vec(), vec![(9, 4)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
