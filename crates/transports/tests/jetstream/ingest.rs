@@ -48,15 +48,15 @@ fn lines_in(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
-/// How many messages went in fast batches: those expect a sequence each, and name no batch.
+/// How many messages went in fast batches: those expect that the stream ends with their predecessor.
 async fn fast_messages(server: &NatsServer) -> u64 {
     let stream = operator(server).await.get_stream("LOGS").await.unwrap();
     let state = &stream.cached_info().state;
     let mut fast = 0;
     for sequence in (state.first_sequence..=state.last_sequence).step_by(50) {
         let message = stream.get_raw_message(sequence).await.unwrap();
-        let (atomic, expects) = ("Nats-Batch-Id", "Nats-Expected-Last-Subject-Sequence");
-        fast += u64::from(message.headers.get(atomic).is_none() && message.headers.get(expects).is_some());
+        let expected = message.headers.get("Nats-Expected-Last-Sequence");
+        fast += u64::from(expected.is_some_and(|expected| expected.as_str() == (sequence - 1).to_string()));
     }
     fast * 50
 }

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use async_nats::header::{
-    NATS_BATCH_COMMIT, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-    NATS_EXPECTED_STREAM,
+    NATS_BATCH_COMMIT, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SEQUENCE,
+    NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM,
 };
 use async_nats::message::OutboundMessage;
 use serde_json::{Value, json};
@@ -423,10 +423,14 @@ impl Broker {
             if expected.is_some_and(|expected| expected != name) {
                 return Err((400, 10060, "expected stream does not match".to_owned()));
             }
-            let expected = header(message, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE.as_ref());
-            if let Some(expected) = expected.and_then(|text| text.parse::<u64>().ok()) {
-                let last = stream.last_of(&message.subject).map_or(0, |(sequence, _)| sequence);
-                if last != expected {
+            let of_subject = stream.last_of(&message.subject).map_or(0, |(sequence, _)| sequence);
+            let ends = [
+                (NATS_EXPECTED_LAST_SEQUENCE, stream.last_sequence),
+                (NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, of_subject),
+            ];
+            for (name, last) in ends {
+                let expected = header(message, name.as_ref()).and_then(|text| text.parse::<u64>().ok());
+                if expected.is_some_and(|expected| expected != last) {
                     return Err((400, 10071, format!("wrong last sequence: {last}")));
                 }
             }
