@@ -11,6 +11,7 @@ use flate2::write::GzEncoder;
 use fshipper_testing::{DEADLINE, Finished};
 
 use crate::support::{Pipeline, Scene, assert_identical};
+use crate::surroundings::in_shell;
 
 /// More than the limits that are documented, and far less than the files that are compared.
 const MAX_MEMORY_KIB: u64 = 160 << 10;
@@ -297,6 +298,40 @@ fn what_is_no_file_in_the_place_of_the_recorded_losses_is_refused_at_once() {
     assert!(Command::new("mkfifo").arg(scene.path("out/.fshipper/losses.log")).status().unwrap().success());
     let said = verify(&scene, &["app.log", "--central", "out/app.log"]).expect_code(2).stderr;
     assert!(said.contains("/out/.fshipper/losses.log`: it is a FIFO, not a regular file"), "{said}");
+}
+
+#[test]
+fn room_that_was_reserved_is_no_line() {
+    let page = page(&[
+        ("at the end of a live file", b"one\ntwo\n\0\0\0\0", b"one\ntwo\n", &[]),
+        ("behind a line that is being written", b"one\ntw\0\0\0\0", b"one\n", &[]),
+        ("nothing but room", b"\0\0\0\0", b"", &[]),
+        ("in the middle they are bytes", b"one\n\0\0two\n", b"one\n\0\0two\n", &[]),
+        ("a character of UTF-16", b"o\0\n\0", b"o\0\n\0", &[]),
+        ("and room behind it", b"o\0\n\0\0\0\0\0", b"o\0\n\0", &[]),
+    ]);
+    insta::assert_snapshot!(page);
+    // A rotated file that was never cut to its text, and longer than what is read at once.
+    let scene = Scene::new();
+    scene.write("app.log.1", [b"one\n".to_vec(), vec![0; 600_000]].concat());
+    scene.write("app.log", "two\n");
+    scene.write("out.log", "one\ntwo\n");
+    verify(&scene, &["app.log*", "--central", "out.log"]).expect_code(0);
+}
+
+#[test]
+fn more_files_than_a_shell_lets_open_are_compared() {
+    let scene = Scene::new();
+    let mut whole = String::new();
+    for number in 0..100 {
+        scene.write(&format!("app.log.{number:03}"), format!("{number}\n"));
+        whole += &format!("{number}\n");
+    }
+    scene.write("out.log", whole);
+    let arguments = ["verify", "--as-given", "app.log.*", "--central", "out.log"];
+    in_shell(&scene, "ulimit -Sn 64; exec \"$0\" \"$@\"", &arguments).finish().expect_code(0);
+    let few = in_shell(&scene, "ulimit -n 64; exec \"$0\" \"$@\"", &arguments).finish().expect_code(2);
+    assert!(few.stderr.contains("so raise `ulimit -n`"), "{}", few.stderr);
 }
 
 #[test]

@@ -136,6 +136,17 @@ impl<'a> Conductor<'a> {
         Ok(true)
     }
 
+    /// Kills all but the broker, starts them again, and lets them run for `span`: what comes late, or once more after a
+    /// restart that has nothing to do, comes now.
+    pub(crate) fn encore(&mut self, span: Duration) -> Result<()> {
+        for who in self.stage.actors.keys().copied().collect::<Vec<_>>() {
+            self.kill(who)?;
+            self.stage.start(who)?;
+        }
+        let end = Instant::now() + span;
+        self.wait(span, |_| Ok(Instant::now() >= end)).map(drop)
+    }
+
     /// SIGTERM for everybody, and the wait for their ends.
     pub(crate) fn bring_down(&mut self) -> Result<()> {
         self.stage.actors.values_mut().for_each(Actor::stop);

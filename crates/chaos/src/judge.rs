@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use fshipper_testing::compare;
 
 use crate::outputs::{OutputFiles, files_below};
@@ -38,7 +39,11 @@ pub(crate) fn judge(cases: &[Case<'_>], outputs: &[PathBuf], plain: &Path) -> Re
     for output in outputs {
         let strays = files_below(output)?.into_iter().filter(|path| !known.contains(path));
         failures.extend(strays.map(|path| format!("nobody's output file: {}", path.display())));
-        let losses = fs::read_to_string(output.join(".fshipper/losses.log")).unwrap_or_default();
+        let losses = match fs::read(output.join(".fshipper/losses.log")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            losses => losses.with_context(|| format!("cannot read the losses in {}", output.display()))?,
+        };
+        let losses = String::from_utf8_lossy(&losses);
         failures.extend(losses.lines().map(|line| format!("a loss in {}: {line}", output.display())));
     }
     Ok(failures)

@@ -19,6 +19,9 @@ use crate::scenario::Scenario;
 use crate::schedule::Schedule;
 use crate::stage::Stage;
 
+/// How long everybody runs once more when everything is there: some commits, and a producer's look at its logs.
+const ENCORE: Duration = Duration::from_secs(4);
+
 /// How a run is done.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -136,15 +139,12 @@ fn play_on(
     played?;
 
     conductor.note(&"no more faults, nothing more is written")?;
-    let complete = conductor.wait(settings.patience, |stage| {
-        for (log, written) in stage.logs.iter_mut().zip(&written) {
-            let extent = log.output.extent()?;
-            if extent.is_none_or(|extent| extent.bytes < written.bytes || !extent.settled) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    })?;
+    let mut complete = conductor.wait(settings.patience, |stage| stage.has_arrived(&written))?;
+    if complete {
+        conductor.note(&"everything is there: once more from the start")?;
+        conductor.encore(ENCORE)?;
+        complete = conductor.wait(settings.patience, |stage| stage.has_arrived(&written))?;
+    }
     if !complete {
         outcome.failures.push(format!("not everything arrived in {:?}", settings.patience));
     }

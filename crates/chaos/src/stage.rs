@@ -150,6 +150,17 @@ impl Stage {
         Ok(())
     }
 
+    /// Whether all of the logs stands in their outputs, and nothing there is about to be renamed or compressed.
+    pub(crate) fn has_arrived(&mut self, written: &[Written]) -> Result<bool> {
+        for (log, written) in self.logs.iter_mut().zip(written) {
+            let extent = log.output.extent()?;
+            if extent.is_none_or(|extent| extent.bytes < written.bytes || !extent.settled) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Starts a process that is down.
     pub(crate) fn start(&mut self, who: Who) -> Result<()> {
         match who {

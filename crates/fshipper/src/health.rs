@@ -116,13 +116,18 @@ struct Health {
 }
 
 /// Whether a hop gets on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watch {
     commits: u64,
     /// What it had read when it last committed, as far as that was seen, without what is committed already.
     bytes_read: u64,
     /// What it had written by then.
     bytes_written: u64,
+    /// How often it was opened.
+    sessions: u64,
+    /// The least that was written and not committed, at any look since then: what a session leaves behind when it
+    /// fails is written again by the next one, and counted again.
+    least_unsettled: u64,
     /// Since when there is more than that.
     waiting_since: Option<Instant>,
 }
@@ -136,7 +141,7 @@ impl Health {
         // Every change of it is whole before the next one.
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
         while watches.len() < hops.len() {
-            watches.push(Watch { commits: 0, bytes_read: 0, bytes_written: 0, waiting_since: None });
+            watches.push(Watch::default());
         }
         watches.iter_mut().zip(hops).map(|(watch, hop)| watch.update(&hop.counts, now)).collect()
     }
@@ -154,12 +159,19 @@ impl Watch {
     fn update(&mut self, counts: &Counts, now: Instant) -> Option<Duration> {
         let bytes_read = counts.bytes_read.saturating_sub(counts.bytes_duplicate);
         let bytes_written = counts.bytes_written;
-        if counts.commits != self.commits {
-            *self = Self { commits: counts.commits, bytes_read, bytes_written, waiting_since: None };
+        let unsettled = bytes_written.saturating_sub(counts.bytes_committed);
+        if counts.sessions != self.sessions {
+            (self.sessions, self.least_unsettled) = (counts.sessions, unsettled);
         }
-        // What is read of logs that are held is dropped: of the others it counts what was written.
+        self.least_unsettled = self.least_unsettled.min(unsettled);
+        if counts.commits != self.commits {
+            (self.commits, self.bytes_read, self.bytes_written) = (counts.commits, bytes_read, bytes_written);
+            self.waiting_since = None;
+        }
+        // What is read of logs that are held is dropped: of the others it counts what was written. What came between
+        // the commit and the look that noticed it waits as well.
         let is_waiting = match counts.origins_held {
-            0 => bytes_read > self.bytes_read,
+            0 => bytes_read > self.bytes_read || unsettled > self.least_unsettled,
             _ => bytes_written > self.bytes_written,
         };
         if is_waiting {
@@ -320,6 +332,22 @@ mod tests {
         let between = hop(true, 20, 1);
         assert!(said(&[(0, holds(9, 9)), (100, between.clone()), (101, holds(30, 9)), (200, between)]).0);
         assert!(!said(&[(0, holds(9, 9)), (1, holds(20, 10)), (500, holds(20, 10))]).0);
+    }
+
+    #[test]
+    fn what_came_between_a_commit_and_the_look_that_saw_it_is_waited_for() {
+        let counted = |sessions, commits, bytes_written, bytes_committed| {
+            let mut hop = hop(true, bytes_written, commits);
+            (hop.counts.sessions, hop.counts.bytes_written) = (sessions, bytes_written);
+            hop.counts.bytes_committed = bytes_committed;
+            hop
+        };
+        let (idle, burst) = (counted(1, 1, 9, 9), counted(1, 2, 20, 12));
+        let (well, text) = said(&[(0, idle.clone()), (1, burst.clone()), (64, burst.clone())]);
+        assert!(!well && text.contains("nothing was committed for 63 s"), "{text}");
+        // Its session failed, and the next one wrote and committed the same once more.
+        let again = counted(2, 3, 28, 20);
+        assert!(said(&[(0, idle), (1, burst), (2, again.clone()), (500, again)]).0);
     }
 
     #[test]

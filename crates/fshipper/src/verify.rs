@@ -40,6 +40,7 @@ mod tests;
 use std::process::ExitCode;
 
 use fshipper_pipeline::anyhow::{Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::arguments::{From, Verify};
 use crate::{FAILED, MISUSED, complain, print};
@@ -63,9 +64,10 @@ pub(crate) fn verify(arguments: &Verify) -> ExitCode {
 
 /// Whether all is well, and what to print.
 fn compare(arguments: &Verify) -> Result<(bool, String)> {
+    raise_file_limit();
     // The central side first: what it holds now was in the source before.
     let mut central = Side::open(selection::central(&arguments.central, arguments.as_given)?)?;
-    let source = Side::open(selection::source(&arguments.source, arguments.as_given)?)?;
+    let source = Side::open_written(selection::source(&arguments.source, arguments.as_given)?)?;
     if let Some(path) = source.common_file(&central) {
         bail!("`{}` is on both sides", shown(path));
     }
@@ -104,6 +106,13 @@ fn compare(arguments: &Verify) -> Result<(bool, String)> {
         is_shared,
     };
     Ok((is_whole, report.to_string()))
+}
+
+/// Each file of both sides is kept open: as many as the system allows, not as few as a shell begins with.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, opening says which file is one too many.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn find_start(begun: &Side, whole: &Side) -> Result<Option<Place>> {

@@ -60,6 +60,10 @@ impl Display for Report<'_> {
                 "not compared: the first {their_skipped} of the central side, from before the source begins"
             )?;
         }
+        for (path, zeros) in source.reserved() {
+            let zeros = plural(zeros, "NUL byte", "NUL bytes");
+            writeln!(f, "not compared: {zeros} at the end of {}, which are not shipped", shown(path))?;
+        }
         self.write_difference(f)?;
         self.write_kinds(f)?;
         if let Some(behind) = &findings.behind {

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use fshipper_pipeline::anyhow::{Context as _, Result, bail};
+use fshipper_pipeline::anyhow::{Context as _, Result, anyhow, bail};
 use fshipper_pipeline::{Escaped, open_named_file};
 use memchr::memchr_iter;
 
@@ -20,6 +20,9 @@ pub(super) const BLOCK_BYTES: usize = 256 << 10;
 
 /// What a gzip file begins with. One that is only called so is read as it is.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// What UTF-16 may begin with.
+const BYTE_ORDER_MARKS: [[u8; 2]; 2] = [[0xff, 0xfe], [0xfe, 0xff]];
 
 /// How much of a line is quoted.
 const EXCERPT_BYTES: usize = 120;
@@ -41,6 +44,8 @@ struct LogFile {
     /// On disk.
     length: u64,
     is_compressed: bool,
+    /// How many zeros at its end are not looked at.
+    reserved: u64,
     /// How much it holds, once that is known.
     content: Cell<Option<u64>>,
 }
@@ -102,6 +107,21 @@ impl Side {
             }
         }
         Ok(Self { files })
+    }
+
+    /// As [`Side::open`], for files that a program writes: zeros at the end of one are room that was reserved for
+    /// what is to come, and are not shipped.
+    pub(super) fn open_written(paths: Vec<PathBuf>) -> Result<Self> {
+        let mut side = Self::open(paths)?;
+        for file in side.files.iter_mut().filter(|file| !file.is_compressed) {
+            file.leave_out_zeros().with_context(|| format!("cannot read `{}`", shown(&file.path)))?;
+        }
+        Ok(side)
+    }
+
+    /// Files with zeros at their end that are not looked at, and how many those are.
+    pub(super) fn reserved(&self) -> impl Iterator<Item = (&Path, u64)> {
+        self.files.iter().filter(|file| file.reserved > 0).map(|file| (&*file.path, file.reserved))
     }
 
     /// A file that is on both sides.
@@ -201,7 +221,11 @@ impl LogFile {
                 bail!("`{name}` is compressed in a way that is not read here: `{tool} -d` a copy of it");
             }
         }
-        let file = open_named_file(&path).with_context(|| format!("cannot open `{name}`"))?;
+        let file = open_named_file(&path).map_err(|error| match error.raw_os_error() {
+            Some(libc::EMFILE) => anyhow!("{error}: all files of both sides stay open, so raise `ulimit -n`"),
+            _ => error.into(),
+        });
+        let file = file.with_context(|| format!("cannot open `{name}`"))?;
         let metadata = file.metadata().with_context(|| format!("cannot read `{name}`"))?;
         let mut magic = [0; 2];
         let is_compressed = path_bytes(&path).ends_with(b".gz")
@@ -209,7 +233,36 @@ impl LogFile {
             && magic == GZIP_MAGIC;
         let (id, length) = (identity(&metadata), metadata.len());
         let content = Cell::new((!is_compressed).then_some(length));
-        Ok(Self { path, file, id, length, is_compressed, content })
+        Ok(Self { path, file, id, length, is_compressed, reserved: 0, content })
+    }
+
+    fn leave_out_zeros(&mut self) -> io::Result<()> {
+        let (size, mut end, mut block) = (self.length, self.length, vec![0; BLOCK_BYTES]);
+        while end > 0 {
+            let start = end.saturating_sub(BLOCK_BYTES as u64);
+            let piece = &mut block[..(end - start) as usize];
+            self.file.read_exact_at(piece, start)?;
+            if let Some(last) = piece.iter().rposition(|byte| *byte != 0) {
+                end = start + last as u64 + 1;
+                break;
+            }
+            end = start;
+        }
+        if end < size {
+            // The last character of UTF-16 may have a zero of its own.
+            let width = if self.is_wide()? { 2 } else { 1 };
+            self.length = end.next_multiple_of(width).min(size);
+            self.reserved = size - self.length;
+            self.content.set(Some(self.length));
+        }
+        Ok(())
+    }
+
+    /// Whether it looks like UTF-16.
+    fn is_wide(&self) -> io::Result<bool> {
+        let mut head = [1; 2];
+        self.file.read_at(&mut head, 0)?;
+        Ok(BYTE_ORDER_MARKS.contains(&head) || head.contains(&0))
     }
 }
 
