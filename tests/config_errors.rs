@@ -334,7 +334,6 @@ fn of_the_file_tail_source() {
 #[test]
 fn of_the_plugins_without_keys() {
     let files = [
-        format!("[source]\ntype = 'stdin'\nfile = 'x'\n{SINK}"),
         format!("{SOURCE}[sink]\ntype = 'stdout'\nbuffer = 1\n"),
         format!("{SOURCE}[sink]\ntype = 'null'\npath = '/dev/null'\n"),
         format!("{SOURCE}[transport]\ntype = 'memory'\nsize = 1\n{SINK}"),

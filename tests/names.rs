@@ -223,7 +223,7 @@ async fn messages_that_lie_are_left_out_and_named_and_the_others_arrive() {
         ("shipper", honest.replace("v=1", "v=2"), b"one".to_vec(), "version `2`"),
         ("shipper", honest.clone(), b"two".to_vec(), "CRC"),
         ("shipper", honest.replace(" host", " zstd host"), bomb(GIGABYTE), "no zstd frame of 4 bytes"),
-        ("shipper", honest.replace("end=4", "zstd end=8388608"), bomb(GIGABYTE), "no zstd frame of 8388608"),
+        ("shipper", honest.replace("end=4", "zstd end=8388608"), bomb(GIGABYTE), "no zstd frame of"),
         ("shipper.web1.app", honest.clone(), b"one".to_vec(), "host"),
     ];
     let consuming = scene.run(&["consumer.toml"]).start();

@@ -40,8 +40,8 @@ fn stdin_is_shipped_to_its_end() {
     let output = scene.path("out").join(&files[0]);
     assert!(fs::read(&output).unwrap() == fs::read(&input).unwrap());
 
-    // Another run continues the same origin.
-    scene.run(&["stdin.toml"]).stdin(scene.write("more", "\nmore\n")).finish().expect_code(0);
+    // Another run goes on in the same file, on a line of its own.
+    scene.run(&["stdin.toml"]).stdin(scene.write("more", "more\n")).finish().expect_code(0);
     let all = [fs::read(&input).unwrap(), b"\nmore\n".to_vec()].concat();
     assert!(fs::read(&output).unwrap() == all);
 }
@@ -183,4 +183,98 @@ async fn what_stdin_cannot_send_again_is_recorded_and_no_new_line_takes_its_plac
     consuming.stop(DEADLINE).expect_code(0);
     let losses = fs::read_to_string(scene.path("out/.fshipper/losses.log")).unwrap();
     assert!(losses.contains("offset 4: lost 4 bytes"), "{losses}");
+}
+
+/// Lines of the one never pass for those of the other: the first hears that it was overtaken.
+#[test]
+fn of_two_processes_that_send_stdin_as_one_log_the_first_ends_with_the_count_and_the_remedy() {
+    let (scene, server) = (Scene::new(), NatsServer::jetstream());
+    for name in ["first.toml", "second.toml"] {
+        Pipeline::new().table("source", "stdin", "").jetstream(&server.url()).write(&scene, name);
+    }
+    Pipeline::new().jetstream(&server.url()).rotating_file("out/{file}").write(&scene, "consumer.toml");
+    let consuming = scene.run(&["consumer.toml"]).start();
+    let mut input = pipe(&scene);
+    let first = run_piped(&scene, "first.toml");
+    input.write_all(b"one\n").unwrap();
+    wait_for_output(&scene, "one\n");
+    scene.run(&["second.toml"]).stdin(scene.write("input", "two\n")).finish().expect_code(0);
+    wait_for_output(&scene, "one\ntwo\n");
+    input.write_all(b"three\n").unwrap();
+    let said = first.wait(DEADLINE).expect_code(1).stderr;
+    assert!(said.contains("`name` of a source `stdin`"), "{said}");
+    assert!(said.contains("bytes that cannot be read again were not delivered"), "{said}");
+    consuming.stop(DEADLINE).expect_code(0);
+    wait_for_output(&scene, "one\ntwo\n");
+}
+
+#[test]
+fn two_processes_of_one_host_send_their_stdin_as_two_logs() {
+    let (scene, server) = (Scene::new(), NatsServer::jetstream());
+    Pipeline::new().jetstream(&server.url()).rotating_file("out/{file}").write(&scene, "consumer.toml");
+    let consuming = scene.run(&["consumer.toml"]).start();
+    let mut runs = Vec::new();
+    for name in ["journal", "cron"] {
+        let (file, named) = (format!("{name}.toml"), format!("name = '{name}'"));
+        Pipeline::new().table("source", "stdin", &named).jetstream(&server.url()).write(&scene, &file);
+        let lines = format!("a line of {name}\n").repeat(1000);
+        runs.push((name, lines.clone(), scene.run(&[&file]).stdin(scene.write(name, lines)).start()));
+    }
+    for (name, lines, run) in runs {
+        run.wait(DEADLINE).expect_code(0);
+        let output = scene.path(&format!("out/{name}"));
+        wait_until(DEADLINE, name, || length(&output) >= lines.len() as u64);
+        assert_eq!(fs::read_to_string(&output).unwrap(), lines);
+    }
+    consuming.stop(DEADLINE).expect_code(0);
+}
+
+#[test]
+fn stdin_twice_in_one_process_is_refused_with_its_places() {
+    let scene = Scene::new();
+    for name in ["one.toml", "two.toml"] {
+        Pipeline::new().table("source", "stdin", "").table("sink", "null", "").write(&scene, name);
+    }
+    let twice = Pipeline::new().table("[source]", "stdin", "").table("[source]", "stdin", "name = 'x'");
+    twice.table("sink", "null", "").write(&scene, "twice.toml");
+    let input = scene.write("input", "a line that stays where it is\n");
+    for command in ["check", "run"] {
+        let fshipper = || scene.fshipper().argument(command).stdin(&input);
+        let said = fshipper().arguments(["twice.toml"]).finish().expect_code(2).stderr;
+        assert!(said.contains("only one source of a process can have standard input"), "{said}");
+        assert!(said.contains("twice.toml:8:1"), "{said}");
+        let said = fshipper().arguments(["one.toml", "two.toml"]).finish().expect_code(2).stderr;
+        assert!(said.contains("`one.toml` and `two.toml` both read standard input"), "{said}");
+    }
+}
+
+#[test]
+fn a_pipeline_that_ends_for_good_says_so_at_once_while_others_go_on() {
+    for format in ["text", "json"] {
+        let scene = Scene::new();
+        Pipeline::new().table("source", "stdin", "").table("sink", "stdout", "").write(&scene, "pipe.toml");
+        let mut log = scene.log("app.log", 1);
+        Pipeline::new().tail("*.log").rotating_file("out/{file}").write(&scene, "tail.toml");
+        let input = scene.write("input", "a line that goes nowhere\n");
+        let both = scene.run(&["--log-format", format, "pipe.toml", "tail.toml"]);
+        // The device that is always full.
+        let run = both.stdin(&input).stdout("/dev/full").start();
+        let reason = "25 bytes that cannot be read again were not delivered";
+        wait_until(DEADLINE, "it says why", || run.stderr().contains(reason));
+        log.write_lines(10);
+        scene.assert_arrives(log.expected(), "out/app.log");
+        let said = run.stop(DEADLINE).expect_code(1).stderr;
+        assert_eq!(said.matches(reason).count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn with_logs_in_json_the_reason_of_the_end_is_json_too() {
+    let scene = Scene::new();
+    Pipeline::new().table("source", "stdin", "").table("sink", "stdout", "").write(&scene, "pipe.toml");
+    let run = scene.run(&["--log-format", "json", "pipe.toml"]);
+    let input = scene.write("input", "a line that goes nowhere\n");
+    let said = run.stdin(&input).stdout("/dev/full").finish().expect_code(1).stderr;
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with('{') && last.contains("25 bytes"), "{said}");
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use fshipper_testing::{DEADLINE, LogWriter, NatsServer, wait_until};
 
 use crate::support::{Pipeline, Scene, assert_identical, length};
+use crate::surroundings::SmallDisk;
 
 const OUTPUT: &str = "out/web1.example.net.log";
 const STATE: &str = ".local/state/fshipper/local/file_tail.journal";
@@ -125,6 +126,33 @@ fn a_state_directory_that_cannot_be_used_is_named_with_the_remedy() {
         let launch = scene.run(&["--once", "--state-dir", directory, "local.toml"]);
         let said = launch.finish().expect_code(2).stderr;
         assert!(said.contains(&format!("{directory}/local`")) && said.contains("--state-dir"), "{said}");
+    }
+}
+
+#[test]
+fn a_state_directory_on_a_disk_that_is_full_or_read_only_is_waited_for() {
+    for is_full in [true, false] {
+        let scene = Scene::new();
+        Pipeline::new().tail("app.log*").rotating_file("out/{host}.log").write(&scene, "local.toml");
+        let mut log = scene.log("app.log", 1);
+        log.write_lines(10);
+        let Some(disk) = SmallDisk::mount(&scene, "state", "1m,nr_inodes=2") else { return };
+        match is_full {
+            true => disk.fill(),
+            false => disk.remount("ro"),
+        }
+        let run = scene.run(&["--state-dir", "state", "local.toml"]).start();
+        let warned = "WARN cannot use the state directory `state/local`";
+        wait_until(DEADLINE, "it says so", || run.stderr().contains(warned));
+        match is_full {
+            true => disk.make_room(),
+            false => disk.remount("rw"),
+        }
+        // Room for the directory is not yet room for what stands in it.
+        disk.remount("nr_inodes=100");
+        scene.assert_arrives(log.expected(), OUTPUT);
+        let said = run.stop(DEADLINE).expect_code(0).stderr;
+        assert!(said.contains("the state directory can be used: going on"), "{said}");
     }
 }
 

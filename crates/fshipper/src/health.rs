@@ -201,8 +201,16 @@ fn judge(hops: &[HopStatus], waiting: &[Option<Duration>]) -> (bool, String) {
         if hop.counts.origins_held > 0 {
             write!(text, ", {} logs held", hop.counts.origins_held).expect("a string takes everything");
         }
-        if let Some(behind) = hop.counts.bytes_behind {
-            write!(text, ", {behind} bytes behind").expect("a string takes everything");
+        let counts = &hop.counts;
+        let waiting = [
+            (counts.bytes_unread.filter(|bytes| *bytes > 0), "bytes unread"),
+            (counts.messages_unread.filter(|messages| *messages > 0), "messages unread"),
+            (counts.bytes_behind, "bytes behind"),
+        ];
+        for (amount, what) in waiting {
+            if let Some(amount) = amount {
+                write!(text, ", {amount} {what}").expect("a string takes everything");
+            }
         }
         text.push('\n');
     }
@@ -212,7 +220,7 @@ fn judge(hops: &[HopStatus], waiting: &[Option<Duration>]) -> (bool, String) {
 /// What a metric is called, whether it only grows, what it says, and where it stands.
 type Metric = (&'static str, &'static str, &'static str, fn(&HopStatus) -> Option<u64>);
 
-const METRICS: [Metric; 13] = [
+const METRICS: [Metric; 15] = [
     ("up", "gauge", "Whether both ends of the hop are open.", |hop| Some(hop.is_open.into())),
     ("sessions_total", "counter", "How often the hop was opened.", |hop| Some(hop.counts.sessions)),
     ("read_bytes_total", "counter", "Bytes that the source gave.", |hop| Some(hop.counts.bytes_read)),
@@ -231,6 +239,10 @@ const METRICS: [Metric; 13] = [
     ("held_logs", "gauge", "Logs that cannot go on now.", |hop| Some(hop.counts.origins_held)),
     ("behind_bytes", "gauge", "Bytes sent that no consumer has on its disk, where it tells.", |hop| {
         hop.counts.bytes_behind
+    }),
+    ("unread_bytes", "gauge", "Bytes of files that were not read yet.", |hop| hop.counts.bytes_unread),
+    ("unread_messages", "gauge", "Messages of the stream that were not read yet.", |hop| {
+        hop.counts.messages_unread
     }),
 ];
 
@@ -310,8 +322,10 @@ mod tests {
     #[test]
     fn what_is_held_and_behind_is_said_and_no_reason_to_be_unwell() {
         let mut held = hop(true, 0, 0);
-        (held.counts.origins_held, held.counts.bytes_behind) = (2, Some(7));
-        assert_eq!(said(&[(0, held)]), (true, "we\"b sent: ok, 2 logs held, 7 bytes behind\n".to_owned()));
+        (held.counts.origins_held, held.counts.bytes_behind, held.counts.bytes_unread) =
+            (2, Some(7), Some(5));
+        let text = "we\"b sent: ok, 2 logs held, 5 bytes unread, 7 bytes behind\n";
+        assert_eq!(said(&[(0, held)]), (true, text.to_owned()));
     }
 
     #[test]

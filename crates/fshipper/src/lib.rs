@@ -98,6 +98,20 @@ fn load(files: &[PathBuf], state_dir: Option<&PathBuf>, once: bool) -> Result<Ve
             ));
         }
     }
+    for (index, later) in pipelines.iter().enumerate() {
+        for claim in later.claims() {
+            let earlier =
+                pipelines[..index].iter().find(|earlier| earlier.claims().any(|other| other == claim));
+            if let Some(earlier) = earlier {
+                wrong = true;
+                eprint(&format!(
+                    "error: `{}` and `{}` both read {claim}, which only one source of a process can have: run one of them in a process of its own\n",
+                    earlier.file.display(),
+                    later.file.display(),
+                ));
+            }
+        }
+    }
     if let Some(feedback) = Feedback::find(&pipelines) {
         wrong = true;
         eprint(&format!("error: {feedback}\n"));

@@ -7,7 +7,7 @@ use fshipper_pipeline::{Control, Monitor, RunError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::arguments::Run;
+use crate::arguments::{LogFormat, Run};
 use crate::logging::Logs;
 use crate::signals::Reactions;
 use crate::supervisor::Supervisor;
@@ -33,27 +33,48 @@ pub(crate) fn run(arguments: &Run) -> ExitCode {
             if let Some(address) = arguments.health
                 && let Err(error) = runtime.block_on(health::serve(address, monitor.clone()))
             {
-                return complain(MISUSED, format!("{error:#}"));
+                return fail(arguments, &logs, MISUSED, &[format!("{error:#}")]);
             }
             let result = runtime.block_on(run_pipelines(pipelines, &monitor, logs.clone()));
             // A blocked read of stdin must not keep the process alive.
             runtime.shutdown_background();
             result
         }
-        Err(error) => return complain(FAILED, format!("cannot start the runtime: {error}")),
+        Err(error) => {
+            let error = format!("cannot start the runtime: {error}");
+            return fail(arguments, &logs, FAILED, &[error]);
+        }
     };
-    // Log lines come out before the errors that explain the exit code.
-    logs.finish();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logs.finish();
+            ExitCode::SUCCESS
+        }
         Err(errors) => {
             let misused = errors.iter().all(|error| matches!(error, RunError::Start { .. }));
-            for error in &errors {
-                complain(FAILED, error);
-            }
-            ExitCode::from(if misused { MISUSED } else { FAILED })
+            let untold = errors.iter().filter(|error| !error.is_logged()).map(RunError::to_string);
+            let untold = untold.collect::<Vec<_>>();
+            fail(arguments, &logs, if misused { MISUSED } else { FAILED }, &untold)
         }
     }
+}
+
+/// Says what explains the exit code, after everything else.
+fn fail(arguments: &Run, logs: &Logs, code: u8, errors: &[String]) -> ExitCode {
+    match arguments.log_format {
+        // Whoever reads the log takes each line for JSON.
+        LogFormat::Json => {
+            errors.iter().for_each(|error| tracing::error!("{error}"));
+            logs.finish();
+        }
+        LogFormat::Text => {
+            logs.finish();
+            for error in errors {
+                complain(code, error);
+            }
+        }
+    }
+    ExitCode::from(code)
 }
 
 async fn run_pipelines(pipelines: Vec<Pipeline>, monitor: &Monitor, logs: Logs) -> Result<(), Vec<RunError>> {

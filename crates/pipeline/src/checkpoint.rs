@@ -58,6 +58,10 @@ pub(crate) type Cursors = BTreeMap<Arc<str>, Bytes>;
 /// After a commit of more origins than this the memory for their list is given back.
 const KEPT_CAPACITY: usize = 4096;
 
+/// So many earlier epochs are remembered of one origin, the newest. A log begins one when it is lost and made anew,
+/// a pipe each time somebody reads it; without a limit whoever may publish fills memory with them.
+const MAX_EARLIER: usize = 1000;
+
 /// The epochs of one origin and how far each came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
@@ -65,7 +69,7 @@ pub struct History {
     pub current: Position,
     /// The epochs before, oldest first, each with its end: a stream that is read again from its first
     /// message still holds them, and they must not be taken for new ones. The present epoch among them is one
-    /// that [goes back](History::reached).
+    /// that [goes back](History::reached). The newest thousand: one that was forgotten would be a new one.
     pub earlier: Vec<(Epoch, u64)>,
 }
 
@@ -75,11 +79,14 @@ impl History {
         Self { current, earlier: Vec::new() }
     }
 
-    /// Moves the origin; an epoch other than the present one is a new history after it.
+    /// Moves the origin; an epoch other than the present one is a new history after it, and the oldest one may have
+    /// to go for it.
     pub fn go_to(&mut self, position: Position) {
         if self.current.epoch != position.epoch {
             self.earlier.retain(|(epoch, _)| *epoch != position.epoch);
             self.earlier.push((self.current.epoch, self.current.offset));
+            let excess = self.earlier.len().saturating_sub(MAX_EARLIER);
+            self.earlier.drain(..excess);
         }
         self.current = position;
     }
@@ -350,6 +357,17 @@ mod tests {
         assert_eq!(checkpoint.admit(&batch(2, 4, "abc\n")), Admission::Pass);
         checkpoint.advance(&Batch::data(origin.clone(), Epoch(2), 4, "abc\n"));
         assert_eq!(checkpoint.history(&origin).and_then(History::reached), None, "it is there again");
+    }
+
+    #[test]
+    fn of_many_epochs_the_newest_are_remembered() {
+        let positions: Vec<_> = (0..=MAX_EARLIER as u64 + 5).map(|epoch| (epoch, 10)).collect();
+        let known = at(&positions);
+        let history = known.history(&Origin::new("h", "/l")).unwrap();
+        assert_eq!(history.earlier.len(), MAX_EARLIER);
+        assert_eq!(known.admit(&batch(5, 6, "abc\n")), Admission::Duplicate, "the oldest that is known");
+        assert_eq!(known.admit(&batch(4, 0, "abc\n")), Admission::Pass);
+        assert_eq!(history.current.epoch, Epoch(MAX_EARLIER as u64 + 5));
     }
 
     #[test]

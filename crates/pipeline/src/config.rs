@@ -135,6 +135,11 @@ impl Pipeline {
         &self.flow
     }
 
+    /// What of the process its sources need for themselves alone; see [`SourceConfig::claims`](crate::SourceConfig::claims).
+    pub fn claims(&self) -> impl Iterator<Item = &'static str> {
+        self.parts.sources.iter().flat_map(|source| source.claims()).map(|(_, claim)| claim)
+    }
+
     /// What would run, for `fshipper check`: some lines without secrets, the last one without its end.
     pub fn describe(&self) -> String {
         let Settings { name, host, state_dir, .. } = &*self.settings;

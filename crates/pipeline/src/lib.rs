@@ -52,7 +52,7 @@ pub use plugin::{
     Committing, Ends, Invalid, Kind, OpenSink, OpenSource, Parts, Plugin, Sink, SinkConfig, Source,
     SourceConfig, Transport, Written,
 };
-pub use progress::{Follower, Gap, News, Progress};
+pub use progress::{Backlog, BacklogUnit, Follower, Gap, News, Progress};
 pub use runner::{Control, RunError, run, run_monitored};
 
 /// What plugins need of other crates, so that a plugin crate names few dependencies of its own.

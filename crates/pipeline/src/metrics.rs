@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use crate::Progress;
+use crate::{BacklogUnit, Progress};
 
 /// The counters of one hop since the process started. Reading them costs nothing to the hop.
 #[derive(Debug, Default)]
@@ -55,6 +55,10 @@ pub struct Counts {
     /// Bytes that this hop has committed and that are not durable beyond its transport, as far as that end has
     /// told; `None` when it tells nothing. See [`Progress::lag`].
     pub bytes_behind: Option<u64>,
+    /// Bytes that the sources know of and have not read; `None` when they cannot tell.
+    pub bytes_unread: Option<u64>,
+    /// The same in messages of a stream.
+    pub messages_unread: Option<u64>,
 }
 
 impl Metrics {
@@ -73,6 +77,8 @@ impl Metrics {
             origins_held: self.origins_held.load(Relaxed),
             sessions: self.sessions.load(Relaxed),
             bytes_behind: self.progress.lag(),
+            bytes_unread: self.progress.backlog(BacklogUnit::Bytes),
+            messages_unread: self.progress.backlog(BacklogUnit::Messages),
         }
     }
 

@@ -198,6 +198,12 @@ pub trait SourceConfig: Sized + Send + Sync + 'static {
         String::new()
     }
 
+    /// What of the process this source needs for itself alone, such as `standard input`: two that claim the same are
+    /// refused before anything starts.
+    fn claims(&self) -> Option<&'static str> {
+        None
+    }
+
     /// For sources that read files: paths of files such as this one reads, there or not. They show before the
     /// start whether lines would go in a circle. Touches nothing.
     fn examples(&self) -> Vec<PathBuf> {

@@ -25,8 +25,11 @@ use tokio::sync::{Notify, watch};
 use crate::checkpoint::Changes;
 use crate::{Batch, Checkpoint, Cursor, Epoch, Origin, Position};
 
+mod backlog;
 mod unrepeatable;
 
+use backlog::Backlogs;
+pub use backlog::{Backlog, BacklogUnit};
 use unrepeatable::Unrepeatable;
 
 /// The handle that both ends of one hop and its pump share. It lasts as long as the hop, over all its sessions.
@@ -43,6 +46,7 @@ struct Shared {
     far_end: Mutex<FarEnd>,
     reopen: Notify,
     unrepeatable: Unrepeatable,
+    backlogs: Backlogs,
     memories: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 

@@ -16,7 +16,7 @@
 //!   [missing](gaps).
 //! - One [commit](commits) at a time is under way; nothing counts before it is durable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -35,11 +35,15 @@ use crate::{
 
 mod commits;
 mod gaps;
+mod holds;
+mod losses;
 mod rereading;
 mod room;
 
 use commits::UnderWay;
 use gaps::{KnownGaps, Waits};
+use holds::{HOLD_FIRST, HOLD_MOST, Offers};
+use losses::{KnownLosses, Lost};
 use rereading::Rereading;
 use room::Room;
 
@@ -48,13 +52,6 @@ pub(crate) const HOP_BUDGET_BYTES: usize = 8 << 20;
 
 /// More batches than this wait nowhere: it bounds the channel's own memory, the budget bounds the bytes.
 const CHANNEL_BATCHES: usize = 1024;
-
-/// The pauses before a held origin is tried again.
-const HOLD_FIRST: Duration = Duration::from_secs(1);
-const HOLD_MOST: Duration = Duration::from_secs(60);
-
-/// So many held origins are named; of more only that there are some, once a minute.
-const MAX_HELD_NAMED: usize = 100;
 
 /// How long the end of a session waits for what follows its commits to be told: a second or two are enough for
 /// any server that answers at all.
@@ -75,6 +72,7 @@ pub(crate) struct Pump<'a> {
 #[derive(Debug)]
 pub(crate) struct Memory {
     gaps: KnownGaps,
+    losses: KnownLosses,
     /// What was held when the last session ended, so that a reason is reported once.
     held: HashMap<Origin, String>,
     more_held: Complaint,
@@ -122,6 +120,7 @@ impl Default for Memory {
         let hold = Backoff::new(HOLD_FIRST, HOLD_MOST);
         Self {
             gaps: KnownGaps::default(),
+            losses: KnownLosses::default(),
             held: HashMap::new(),
             more_held: Complaint::default(),
             hold,
@@ -175,12 +174,14 @@ pub(crate) async fn pump(
         checkpoint,
         before: HashMap::new(),
         held: HashMap::new(),
+        offers: Offers::default(),
         waits: Waits::new(metrics.progress.asking()),
         last_read: None,
         retry_at: None,
         rereading: Rereading::new(pump.memory.read_again),
         uncommitted_bytes: 0,
         dirty: false,
+        losses: HashSet::new(),
         commit_at: None,
         under_way: None,
         starved,
@@ -243,6 +244,8 @@ struct Writer<'a> {
     before: HashMap<Origin, Option<History>>,
     committed_cursors: crate::checkpoint::Cursors,
     held: HashMap<Origin, String>,
+    /// What the sink did not take and nobody can read again.
+    offers: Offers,
     waits: Waits,
     /// The cursor of the last batch that was taken, whatever became of it.
     last_read: Option<Cursor>,
@@ -252,6 +255,8 @@ struct Writer<'a> {
     uncommitted_bytes: u64,
     /// Something changed since then.
     dirty: bool,
+    /// The losses written since then.
+    losses: HashSet<Lost>,
     commit_at: Option<Instant>,
     under_way: Option<UnderWay>,
     /// Told while the source waits for room.
@@ -277,6 +282,7 @@ impl Writer<'_> {
             let is_committing = self.under_way.is_some();
             let retry_due = sleep_until(self.rereading.postpone(self.retry_at));
             let missing = self.waits.due();
+            let (offer_due, is_offering) = (sleep_until(self.offers.due_at()), self.offers.is_waiting());
             tokio::select! {
                 biased;
                 outcome = commits::outcome(&mut self.under_way) => self.settle_commit(outcome?)?,
@@ -291,13 +297,19 @@ impl Writer<'_> {
                     again_at = Some(Instant::now());
                     session_stop.cancel();
                 }
-                batch = batches.recv() => match batch {
+                () = offer_due => self.offer_again().await?,
+                batch = batches.recv(), if !is_offering => match batch {
                     Some(batch) => self.take(batch).await?,
                     None => break,
                 },
                 Ok(()) = hangups.changed() => {
                     self.finish_commit().await?;
                     self.begin_commit().await?;
+                    if is_offering {
+                        // The sink may have opened its files again.
+                        self.finish_commit().await?;
+                        self.offer_again().await?;
+                    }
                 }
                 () = starved.notified(), if self.dirty && !is_committing => self.begin_commit().await?,
             }
@@ -341,95 +353,60 @@ impl Writer<'_> {
                 Admission::Gap { expected } => self.meet_gap(batch, expected).await?,
                 Admission::Stale { current } => {
                     let reason = format!(
-                        "two producers claim it: its bytes come in epoch {}, after those of epoch {current}; stop one of them",
+                        "two producers claim it: its bytes come in epoch {}, after those of epoch {current}; stop one of them, or give them different names: `host` in `[pipeline]`, or `name` of a source `stdin`",
                         batch.epoch
                     );
                     self.hold(&batch.origin, reason, true);
                 }
             }
         }
+        if self.offers.is_waiting() {
+            return Ok(());
+        }
         if let Some(cursor) = cursor.filter(|_| self.held.is_empty() && self.waits.is_empty()) {
             self.checkpoint.set_cursor(&cursor);
             self.note_dirty();
+            self.rereading.pass();
+            self.memory.read_again = self.rereading.known();
         }
         Ok(())
     }
 
+    /// Writes what was admitted. What is not taken and cannot be read again waits, with everything behind it.
     async fn write(&mut self, batch: Batch) -> Result<()> {
-        let (origin, bytes, lines) =
-            (batch.origin.clone(), batch.bytes().len() as u64, count_lines(batch.bytes()));
+        if self.offers.is_waiting() {
+            self.offers.add(batch);
+            return Ok(());
+        }
+        match self.sink.write(batch.clone()).await? {
+            Written::Accepted => self.note_written(&batch),
+            Written::Held(reason) if self.can_go_back => self.hold(&batch.origin, reason, true),
+            Written::Held(reason) => self.keep_offering(batch, &reason),
+        }
+        Ok(())
+    }
+
+    fn note_written(&mut self, batch: &Batch) {
         if let Content::Loss { missing, reason } = &batch.content {
-            let amount = if *missing == 0 { "an unknown number of".to_owned() } else { missing.to_string() };
-            tracing::error!(%origin, offset = batch.start, "lost {amount} bytes: {reason}");
-            Metrics::add(&self.metrics.bytes_lost, *missing);
-            Metrics::add(&self.metrics.losses, 1);
+            self.note_loss(batch, *missing, reason);
         }
-        let mut moved = batch.clone();
-        moved.lease = None;
-        loop {
-            match self.sink.write(batch.clone()).await? {
-                Written::Accepted => break,
-                Written::Held(reason) if self.can_go_back => {
-                    self.hold(&origin, reason, true);
-                    return Ok(());
-                }
-                // What cannot be read again waits here, and everything behind it.
-                Written::Held(reason) => {
-                    self.report_held(&origin, &reason);
-                    tokio::time::sleep(self.memory.hold.pause()).await;
-                }
-            }
+        let (origin, bytes) = (&batch.origin, batch.bytes().len() as u64);
+        if !self.before.contains_key(origin) {
+            self.before.insert(origin.clone(), self.checkpoint.history(origin).cloned());
         }
-        if !self.before.contains_key(&origin) {
-            self.before.insert(origin.clone(), self.checkpoint.history(&origin).cloned());
-        }
-        self.checkpoint.advance(&moved);
+        self.checkpoint.advance(batch);
         self.uncommitted_bytes += bytes;
         self.note_dirty();
         Metrics::add(&self.metrics.bytes_written, bytes);
-        Metrics::add(&self.metrics.lines_written, lines);
+        Metrics::add(&self.metrics.lines_written, count_lines(batch.bytes()));
         Metrics::add(&self.metrics.batches_written, 1);
         if self.memory.gaps.is_empty() && self.memory.held.is_empty() {
-            return Ok(());
+            return;
         }
-        self.note_arrival(&origin);
-        if self.memory.held.remove(&origin).is_some() {
+        self.note_arrival(origin);
+        if self.memory.held.remove(origin).is_some() {
             tracing::info!(%origin, "goes on");
         }
-        Ok(())
-    }
-
-    fn hold(&mut self, origin: &Origin, reason: String, wait: bool) {
-        let pause = if wait { self.memory.hold.pause() } else { Duration::ZERO };
-        let retry_at = Instant::now() + pause;
-        self.retry_at = Some(self.retry_at.map_or(retry_at, |earlier| earlier.min(retry_at)));
-        if wait {
-            self.report_held(origin, &reason);
-        } else {
-            tracing::warn!(%origin, "{reason}");
-        }
-        self.held.insert(origin.clone(), reason);
-        self.count_held();
-    }
-
-    fn count_held(&self) {
-        self.metrics.origins_held.store((self.held.len() + self.waits.len()) as u64, Relaxed);
-    }
-
-    /// Reports a reason once for as long as it lasts, of some origins by name: whoever may publish can invent any
-    /// number of them.
-    fn report_held(&mut self, origin: &Origin, reason: &str) {
-        let held = &mut self.memory.held;
-        if held.get(origin).map(String::as_str) == Some(reason) {
-            return;
-        }
-        if held.len() < MAX_HELD_NAMED || held.contains_key(origin) {
-            tracing::error!(%origin, "cannot go on: {reason}; trying again, the others go on");
-            held.insert(origin.clone(), reason.to_owned());
-            return;
-        }
-        let message = format!("others than the {MAX_HELD_NAMED} that were named cannot go on: {reason}");
-        self.memory.more_held.report(&message, |message| tracing::error!(%origin, "{message}"));
     }
 
     fn note_dirty(&mut self) {

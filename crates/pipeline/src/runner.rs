@@ -17,14 +17,15 @@ use crate::keeper::keep;
 use crate::metrics::{Counts, Metrics};
 use crate::plugin::{OpenSink, OpenSource, Parts};
 use crate::pump::{Ended, Memory, Pump, pump};
-use crate::state_dir::StateDir;
 use crate::{Batch, Checkpoint, Context, Fatal, Monitor, Progress, Settings, Sink, Source, Transport};
 
 mod hop;
+mod starting;
 mod unrepeatable;
 
 use hop::Hop;
-use unrepeatable::{Noted, UntilStopped};
+use starting::Starting;
+use unrepeatable::{Noted, UntilStopped, not_delivered};
 
 /// What the hops are called: by what becomes of what they read.
 const SENT: &str = "sent";
@@ -40,6 +41,8 @@ pub enum RunError {
         pipeline: String,
         /// The reason.
         error: anyhow::Error,
+        /// Whether the log has said so.
+        is_logged: bool,
     },
     /// A pipeline failed while it ran, in a way that opening again cannot mend: exit code 1.
     #[error("pipeline `{pipeline}`: {error:#}")]
@@ -48,7 +51,17 @@ pub enum RunError {
         pipeline: String,
         /// The reason.
         error: anyhow::Error,
+        /// Whether the log has said so.
+        is_logged: bool,
     },
+}
+
+impl RunError {
+    /// Whether the log has said so, when it happened: where several pipelines run, the others go on for long.
+    pub fn is_logged(&self) -> bool {
+        let (Self::Start { is_logged, .. } | Self::Failed { is_logged, .. }) = self;
+        *is_logged
+    }
 }
 
 /// What the caller decides while pipelines run.
@@ -80,35 +93,38 @@ pub async fn run_monitored(
     control: Control,
     monitor: &Monitor,
 ) -> Result<(), Vec<RunError>> {
-    let mut locked = Vec::with_capacity(pipelines.len());
+    let is_logged = pipelines.len() > 1;
+    let mut starting = Vec::with_capacity(pipelines.len());
     for pipeline in pipelines {
-        let settings = &pipeline.settings;
-        match StateDir::lock(&settings.state_dir, &settings.name) {
-            Ok(state_dir) => {
-                tracing::info!(pipeline = settings.name, "started: {}", pipeline.flow());
-                locked.push((pipeline, state_dir));
+        let name = pipeline.settings.name.clone();
+        match Starting::new(&pipeline.settings) {
+            Ok(state) => {
+                tracing::info!(pipeline = name, "started: {}", pipeline.flow());
+                starting.push((pipeline, state));
             }
-            Err(error) => return Err(vec![RunError::Start { pipeline: settings.name.clone(), error }]),
+            Err(error) => return Err(vec![RunError::Start { pipeline: name, error, is_logged: false }]),
         }
     }
-    let runs = locked.into_iter().map(|(pipeline, state_dir)| {
+    let runs = starting.into_iter().map(|(pipeline, state)| {
         let control = control.clone();
         async move {
             let name = pipeline.settings.name.clone();
-            let run = Run::new(pipeline.settings, pipeline.parts, state_dir, control.clone());
+            let run = Run::new(pipeline.settings, pipeline.parts, control.clone());
             run.show(monitor);
-            let result =
-                run.until_stopped().await.map_err(|error| match run.started.load(Ordering::Relaxed) {
-                    true => RunError::Failed { pipeline: name, error },
-                    false => RunError::Start { pipeline: name, error },
-                });
-            if matches!(result, Err(RunError::Start { .. })) {
-                control.stop.cancel();
+            let error = run.with(state).await.err()?;
+            if is_logged {
+                tracing::error!(pipeline = name, "ended for good: {error:#}");
             }
-            result
+            Some(match run.started.load(Ordering::Relaxed) {
+                true => RunError::Failed { pipeline: name, error, is_logged },
+                false => {
+                    control.stop.cancel();
+                    RunError::Start { pipeline: name, error, is_logged }
+                }
+            })
         }
     });
-    let errors: Vec<RunError> = join_all(runs).await.into_iter().filter_map(Result::err).collect();
+    let errors: Vec<RunError> = join_all(runs).await.into_iter().flatten().collect();
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
@@ -123,11 +139,10 @@ struct Run {
     started: AtomicBool,
     produced: Arc<Metrics>,
     consumed: Arc<Metrics>,
-    _state_dir: StateDir,
 }
 
 impl Run {
-    fn new(settings: Arc<Settings>, parts: Parts, state_dir: StateDir, control: Control) -> Self {
+    fn new(settings: Arc<Settings>, parts: Parts, control: Control) -> Self {
         let once = settings.once.then(|| {
             let nothing_more_comes = CancellationToken::new();
             nothing_more_comes.cancel();
@@ -135,8 +150,8 @@ impl Run {
         });
         let (produced, consumed) = (Arc::<Metrics>::default(), Arc::<Metrics>::default());
         let context = Context {
+            state_dir: settings.state_dir.join(&settings.name),
             settings,
-            state_dir: state_dir.path().to_owned(),
             once,
             hangups: control.hangups.clone(),
             progress: produced.progress.clone(),
@@ -149,7 +164,6 @@ impl Run {
             started: AtomicBool::new(false),
             produced,
             consumed,
-            _state_dir: state_dir,
         }
     }
 
@@ -162,6 +176,12 @@ impl Run {
         if self.parts.sink.is_some() {
             monitor.watch(settings, WRITTEN, &self.consumed);
         }
+    }
+
+    /// Runs while the state directory is held, and before that for as long as it takes to get hold of it.
+    async fn with(&self, state: Starting) -> Result<()> {
+        let Some(_held) = state.held(self).await? else { return Ok(()) };
+        self.until_stopped().await
     }
 
     async fn until_stopped(&self) -> Result<()> {
@@ -210,12 +230,6 @@ impl Run {
             "not all that was read could be delivered within `drain_timeout`, {timeout:?}: {left} and are shipped at the next start"
         );
         Ok(())
-    }
-
-    /// How many bytes would be lost with the process now.
-    fn unrepeatable_bytes(&self) -> u64 {
-        let hops = [&self.produced, &self.consumed].map(|metrics| &metrics.progress);
-        hops.iter().map(|hop| hop.in_hand().load(Ordering::Relaxed) + hop.unrepeatable_bytes()).sum()
     }
 
     async fn hops(&self) -> Result<()> {
@@ -322,7 +336,7 @@ impl Run {
                     }
                 }
             };
-            if can_go_back { ended } else { count_lost(ended, &self.consumed.progress) }
+            if can_go_back { ended } else { self.count_lost(ended, &self.consumed.progress) }
         })
         .await
     }
@@ -399,7 +413,7 @@ impl Run {
         let can_go_back = source.can_go_back();
         let stop = self.stop_reading(can_go_back);
         let ended = pump(source, sink, from, self.pump_parts(stop, metrics, memory)).await;
-        if can_go_back { ended } else { count_lost(ended, &metrics.progress) }
+        if can_go_back { ended } else { self.count_lost(ended, &metrics.progress) }
     }
 
     fn pump_parts<'a>(
@@ -429,24 +443,6 @@ impl Source for LinkedReceiver {
     fn can_go_back(&self) -> bool {
         self.can_go_back
     }
-}
-
-/// The end of a session whose source cannot go back: one that lost something is the last one.
-fn count_lost(ended: Result<Ended>, progress: &Progress) -> Result<Ended> {
-    let lost = progress.unrepeatable_bytes();
-    if lost == 0 {
-        return ended;
-    }
-    // What waits to be given is lost with the rest when the run ends.
-    let lost = not_delivered(lost + progress.in_hand().load(Ordering::Relaxed));
-    match ended {
-        Ok(_) => Err(Fatal::new(lost)),
-        Err(error) => Err(Fatal::new(format!("{error:#}; {lost}"))),
-    }
-}
-
-fn not_delivered(bytes: u64) -> String {
-    format!("{bytes} bytes that cannot be read again were not delivered")
 }
 
 fn report(settings: &Settings, hop: &str, counts: &Counts) {

@@ -1,11 +1,11 @@
 //! A pipeline's own directory, locked: [`StateDir`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::Fatal;
@@ -20,7 +20,6 @@ const MAX_HOLDER_BYTES: u64 = 64;
 /// of it, however it dies.
 #[derive(Debug)]
 pub(crate) struct StateDir {
-    path: PathBuf,
     _lock: File,
 }
 
@@ -29,21 +28,24 @@ impl StateDir {
     ///
     /// # Errors
     ///
-    /// A [`Fatal`] that names the directory and, when another process holds it, that process.
+    /// Each names the directory. A [`Fatal`] is one that somebody has to mend: another process holds it, which is
+    /// named, or it is none that fshipper may use. Any other may pass, such as a disk that is full.
     pub(crate) fn lock(state_dir: &Path, pipeline: &str) -> Result<Self> {
         let path = state_dir.join(pipeline);
         let failed = |error: std::io::Error| {
-            Fatal::new(format!(
-                "cannot use the state directory `{}`: {error}; set `state_dir` or --state-dir to one that fshipper may write",
-                path.display()
-            ))
+            let problem = format!("cannot use the state directory `{}`: {error}", path.display());
+            let remedy = "set `state_dir` or --state-dir to one that fshipper may write";
+            match is_for_the_operator(&error) {
+                true => Fatal::new(format!("{problem}; {remedy}")),
+                false => anyhow!("{problem}; if it stays so, {remedy}"),
+            }
         };
         std::fs::create_dir_all(&path).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         // It is written to: what a link leads to is somebody else's.
         options.custom_flags(OPEN_AT_ONCE.union(OFlags::NOFOLLOW).bits() as i32);
-        let mut file = options.open(path.join(LOCK_FILE)).map_err(failed)?;
+        let file = options.open(path.join(LOCK_FILE)).map_err(failed)?;
         file.metadata().and_then(|metadata| expect_regular(&metadata)).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -61,18 +63,42 @@ impl StateDir {
             }
             Err(errno) => return Err(failed(errno.into())),
         }
-        let write_holder = |file: &mut File| {
-            file.set_len(0)?;
-            file.rewind()?;
-            writeln!(file, "{}", std::process::id())
-        };
-        write_holder(&mut file).map_err(failed)?;
-        Ok(Self { path, _lock: file })
+        if let Err(error) = write_holder(&file) {
+            // The lock holds without the number, which is for whoever is refused.
+            tracing::debug!(pipeline, "cannot note in the state directory which process holds it: {error}");
+        }
+        Ok(Self { _lock: file })
     }
+}
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
+/// Whether waiting cannot mend it: what lies in the way, or a permission.
+fn is_for_the_operator(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+
+    const FINAL: [Errno; 10] = [
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::NOTDIR,
+        Errno::ISDIR,
+        Errno::NOENT,
+        Errno::LOOP,
+        Errno::NAMETOOLONG,
+        Errno::INVAL,
+        Errno::EXIST,
+        Errno::NXIO,
+    ];
+    // One that the system did not give is about what stands there.
+    Errno::from_io_error(error).is_none_or(|errno| FINAL.contains(&errno))
+}
+
+/// Writes the number of this process into the lock. What is there already is overwritten in place, which needs no
+/// room on the disk.
+fn write_holder(file: &File) -> std::io::Result<()> {
+    let holder = format!("{}\n", std::process::id());
+    let written = file.write_all_at(holder.as_bytes(), 0);
+    let length = if written.is_ok() { holder.len() as u64 } else { 0 };
+    // The number of another process would mislead.
+    written.and(file.set_len(length))
 }
 
 #[cfg(test)]
@@ -122,5 +148,29 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = StateDir::lock(&file, "web").unwrap_err().to_string();
         assert!(error.contains("file/web`") && error.contains("--state-dir"), "{error}");
+    }
+
+    #[test]
+    fn what_may_pass_is_no_error_of_configuration() {
+        let of = |errno: rustix::io::Errno| is_for_the_operator(&errno.into());
+        use rustix::io::Errno;
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::STALE, Errno::MFILE] {
+            assert!(!of(errno), "{errno}");
+        }
+        for errno in [Errno::ACCESS, Errno::NOTDIR, Errno::NOENT] {
+            assert!(of(errno), "{errno}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_a_process_before_is_replaced_whatever_its_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = folder.path().join("web").join(LOCK_FILE);
+        std::fs::create_dir(folder.path().join("web")).unwrap();
+        for before in ["", "1\n", "123456789012\n"] {
+            std::fs::write(&lock, before).unwrap();
+            drop(StateDir::lock(folder.path(), "web").unwrap());
+            assert_eq!(std::fs::read_to_string(&lock).unwrap(), format!("{}\n", std::process::id()));
+        }
     }
 }

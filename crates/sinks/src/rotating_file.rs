@@ -7,6 +7,7 @@
 //! | `period` | when a file ends: civil time, daylight saving time and all |
 //! | `outputs`, `files` | series of files, who writes to them, which are open |
 //! | `writer`, `commit`, `syncing`, `writeback` | taking batches, making them count |
+//! | `in_place` | what others do to files and folders meanwhile |
 //! | `rotation`, `retention`, `compress` | what becomes of a file when it is full or old |
 //! | `refusal` | logs that are not taken: the sink's own output, and more than `max_logs` |
 //! | `ledger`, `lock`, `recovery` | what is known durably, by one owner, and what a start makes of it |
@@ -63,6 +64,7 @@ mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod in_place;
 mod ledger;
 mod lock;
 mod names;

@@ -8,11 +8,11 @@
 //!
 //! - [`FileTail`]: the configuration;
 //! - `source`: the asynchronous side; `watch`: hints from the kernel, for speed alone;
-//! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch; `open_files`: of how many;
-//! - `opening`, `restoring`: where each log stands at a start; `forgetting`: what is gone for good;
-//! - `routing`, `paths`: which log a path belongs to; `settling`, `waiting`: what a log is read from, and what
+//! - `tail`: the engine, synchronous, told the time; `turn`: reading one batch; `open_files`: of how many; `survivors`: which outlive a session;
+//! - `opening`, `restoring`, `resuming`: where each log stands at a start; `forgetting`: what is gone for good;
+//! - `routing`, `paths`, `owners`: which log a path, and a file, belongs to; `settling`, `waiting`: what a log is read from, and what
 //!   comes next; `copies`: what only looks as if it came next; `losses`: what can never be read;
-//! - `candidates`: which file on disk is which part of a log; `log`, `reading`, `rotation`: how far one was read,
+//! - `candidates`, `likeness`: which file on disk is which part of a log; `log`, `reading`, `rotation`: how far one was read,
 //!   and what is around that;
 //! - `discovery`: which files there are; `patterns`, `siblings`: what their names mean;
 //! - `lines`: where a batch may be cut; `text`: where the zeros begin that end a file; `gunzip`, `contents`, `unpacking`: what compressed files hold;
@@ -28,9 +28,12 @@
 //! - Copied and truncated, or rewritten in place: the first byte of the new content follows the last byte
 //!   read of the old one. What was not read is taken from the copy, if there is one beside it, and else
 //!   recorded as a loss.
+//! - What was deleted is held open as long as it is needed, also while the hop reopens: until all of it is
+//!   committed, up to 64 files.
 //! - A file replaced by one that begins with the same bytes, as far as they were read, is continued.
-//! - `app.log.1`, `app.log-20261123` and the like belong to `app.log`, when that exists. Selected by a
-//!   pattern, they are its earlier files, oldest first; not selected, they only serve to finish what was
+//! - `app.log.1`, `app.log-20261123` and the like belong to `app.log`, when that exists; a numbered one also when
+//!   it does not, if a pattern selects `app.log` and its name has an extension (`worker.1` may be a log of its own).
+//!   Selected by a pattern, they are its earlier files, oldest first; not selected, they only serve to finish what was
 //!   begun, and to bridge several rotations that nobody saw. One that is older than what was read is left
 //!   alone; one that is younger, and whose place nothing shows, is recorded as a loss.
 //! - A name may be anything, and any bytes are bytes. FIFOs, sockets and devices are never opened.
@@ -65,29 +68,34 @@ mod forgetting;
 pub mod fuzzing;
 mod gunzip;
 mod identity;
+mod likeness;
 mod lines;
 mod listing;
 mod log;
 mod losses;
 mod open_files;
 mod opening;
+mod owners;
 mod paths;
 mod patterns;
 mod place;
 mod reading;
 mod restoring;
+mod resuming;
 mod rotation;
 mod routing;
 mod settling;
 mod siblings;
 mod source;
 mod state;
+mod survivors;
 mod tail;
 #[cfg(test)]
 mod tests;
 mod text;
 mod turn;
 mod unpacking;
+mod unread;
 mod waiting;
 mod watch;
 

@@ -1,5 +1,11 @@
-//! The source `stdin`: what is piped into the process, as the log `stdin` of its host.
+//! The source `stdin`: what is piped into the process, as a log of its host.
+//!
+//! Each process begins an epoch of its own at offset 0, and its sessions go on in it: what a process reads continues
+//! nothing that another one read, whatever the receiving side has of that. So two of one name never take each other's
+//! bytes for their own; the one that is overtaken hears of it and ends. What an earlier process gave and somebody
+//! misses is gone, and its loss is recorded in the epoch it belongs to.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -11,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use fshipper_pipeline::{
-    Batch, Checkpoint, Context, Epoch, Fatal, History, Origin, Progress, Settings, Source, SourceConfig,
+    Batch, Checkpoint, Context, Epoch, Fatal, Invalid, Origin, Progress, Settings, Source, SourceConfig,
 };
 use rustix::event::{PollFd, PollFlags, poll};
 use schemars::JsonSchema;
@@ -25,7 +31,17 @@ const READ_BYTES: usize = 64 << 10;
 /// run. With `--once` too the end is the end of the input.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Stdin {}
+pub struct Stdin {
+    /// The log's name, where its path would stand. Pipelines that run on one host at the same time and send to one
+    /// place need a name each. Default: `stdin`.
+    #[serde(default)]
+    name: Option<String>,
+}
+
+const DEFAULT_NAME: &str = "stdin";
+
+/// Longer than any name that a person gives; it travels with every message.
+const MAX_NAME_BYTES: usize = 255;
 
 /// What one thread reads for the whole life of the process: it may wait for the input, where nothing can wake it,
 /// and must neither keep the process from ending nor take lines from whoever opens the source again. It keeps the
@@ -37,8 +53,12 @@ struct Input {
     /// Blocks of whole lines, or what went wrong; closed at the end of the input.
     blocks: mpsc::Receiver<io::Result<Bytes>>,
     hand: Arc<Hand>,
+    /// That of this process: nobody else's bytes belong to it.
+    epoch: Epoch,
     /// Where the last block ended that was given.
-    given: Option<(Epoch, u64)>,
+    given: u64,
+    /// What the log was in before anything was given.
+    before: Option<Epoch>,
 }
 
 /// What the thread has taken from the input.
@@ -54,17 +74,36 @@ struct Hand {
 struct Lines {
     input: OwnedMutexGuard<Input>,
     origin: Origin,
-    epoch: Epoch,
     offset: u64,
-    /// Up to where somebody misses bytes that were given once.
-    lost_to: Option<u64>,
+    /// What somebody misses and was given once: epoch, start and end.
+    lost: VecDeque<(Epoch, u64, u64)>,
     is_draining: bool,
 }
 
 #[async_trait]
 impl SourceConfig for Stdin {
+    fn validate(&self, _: &Settings) -> Result<(), Invalid> {
+        let name = self.name();
+        let problem = match name {
+            "" => "it is empty".to_owned(),
+            "." | ".." => format!("`{name}` cannot name a log"),
+            _ if name.contains('/') => format!("`{name}` contains a slash"),
+            _ if name.contains(char::is_control) => "it contains a control character".to_owned(),
+            _ if name.len() > MAX_NAME_BYTES => format!("it is longer than {MAX_NAME_BYTES} bytes"),
+            _ => return Ok(()),
+        };
+        Err(Invalid::new("name", problem).help("the log is called so, as a file is, such as `cron`"))
+    }
+
     fn describe(&self) -> String {
-        "standard input".to_owned()
+        match &self.name {
+            Some(name) => format!("standard input, as `{name}`"),
+            None => "standard input".to_owned(),
+        }
+    }
+
+    fn claims(&self) -> Option<&'static str> {
+        Some("standard input")
     }
 
     async fn open(&self, from: Checkpoint, context: Context) -> Result<Box<dyn Source>> {
@@ -79,20 +118,57 @@ impl SourceConfig for Stdin {
         let Ok(input) = input.clone().try_lock_owned() else {
             bail!("standard input is being read already: only one pipeline of a process can have it");
         };
-        Ok(Box::new(Lines::new(input, &from, &context.settings)))
+        let origin = Origin::new(&context.settings.host, self.name());
+        Ok(Box::new(Lines::new(input, origin, &from)?))
+    }
+}
+
+impl Stdin {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(DEFAULT_NAME)
     }
 }
 
 impl Lines {
-    fn new(input: OwnedMutexGuard<Input>, from: &Checkpoint, settings: &Settings) -> Self {
-        let origin = Origin::new(&settings.host, "stdin");
+    /// # Errors
+    ///
+    /// Another process has begun the log anew since this one gave something.
+    fn new(mut input: OwnedMutexGuard<Input>, origin: Origin, from: &Checkpoint) -> Result<Self> {
         let history = from.history(&origin);
-        let position = history.map(|history| (history.current.epoch, history.current.offset));
-        let (epoch, offset) = position.unwrap_or_else(|| (Epoch::random(), 0));
-        let given = input.given.filter(|(given, _)| *given == epoch).map(|(_, end)| end);
-        let reached = history.and_then(History::reached).max(given);
-        let lost_to = reached.filter(|&reached| reached > offset);
-        Self { input, origin, epoch, offset, lost_to, is_draining: false }
+        let current = history.map(|history| history.current.epoch);
+        if input.given == 0 {
+            input.before = current;
+        }
+        let (epoch, given) = (input.epoch, input.given);
+        if current.is_some_and(|current| current != epoch && input.before != Some(current)) {
+            let in_hand = input.hand.progress.in_hand().load(Ordering::Relaxed);
+            return Err(Fatal::new(format!(
+                "another process sends its standard input as `{origin}` too, and has begun it anew after this one: stop one of them, or give each a `name` of its own in `[source]`; {in_hand} bytes that were read are not delivered"
+            )));
+        }
+        let mut lost = VecDeque::new();
+        let mut miss = |epoch, start, end| {
+            if start < end {
+                lost.push_back((epoch, start, end));
+            }
+        };
+        let mut offset = 0;
+        if let Some(history) = history {
+            let (position, reached) = (&history.current, history.reached().unwrap_or_default());
+            match position.epoch == epoch {
+                true => {
+                    offset = position.offset;
+                    miss(epoch, offset, reached.max(given));
+                }
+                false => {
+                    miss(position.epoch, position.offset, reached);
+                    miss(epoch, 0, given);
+                }
+            }
+        } else {
+            miss(epoch, 0, given);
+        }
+        Ok(Self { input, origin, offset, lost, is_draining: false })
     }
 
     /// The next block, or at the end of all that was taken `None`.
@@ -101,14 +177,19 @@ impl Lines {
         if !self.is_draining {
             return blocks.recv().await;
         }
-        tokio::select! {
+        // Whoever holds the rest has seen the end of the taking, and so has the thread when it takes the rest the next
+        // time. It may have ended already, and left a rest behind.
+        let mut rest = tokio::select! {
             biased;
-            block = blocks.recv() => block,
-            // From now on the thread takes nothing. It may have made a block before.
-            mut rest = hand.rest.lock() => match blocks.try_recv() {
-                Ok(block) => Some(block),
-                Err(_) => (!rest.is_empty()).then(|| Ok(rest.split().freeze())),
+            block = blocks.recv() => match block {
+                Some(block) => return Some(block),
+                None => hand.rest.lock().await,
             },
+            rest = hand.rest.lock() => rest,
+        };
+        match blocks.try_recv() {
+            Ok(block) => Some(block),
+            Err(_) => (!rest.is_empty()).then(|| Ok(rest.split().freeze())),
         }
     }
 }
@@ -117,19 +198,21 @@ impl Lines {
 impl Source for Lines {
     /// Loses nothing when it is given up.
     async fn read(&mut self) -> Result<Option<Batch>> {
-        let start = self.offset;
-        if let Some(end) = self.lost_to.take() {
-            self.offset = end;
+        if let Some((epoch, start, end)) = self.lost.pop_front() {
+            if epoch == self.input.epoch {
+                self.offset = end;
+            }
             let reason = "standard input cannot be read again";
-            return Ok(Some(Batch::loss(self.origin.clone(), self.epoch, start, end - start, reason)));
+            return Ok(Some(Batch::loss(self.origin.clone(), epoch, start, end - start, reason)));
         }
         let Some(block) = self.next_block().await else { return Ok(None) };
         // Another session would take the end of the blocks for that of the input.
         let bytes = block.map_err(|error| Fatal::new(format!("cannot read standard input: {error}")))?;
+        let start = self.offset;
         self.offset += bytes.len() as u64;
-        self.input.given = Some((self.epoch, self.offset));
+        self.input.given = self.input.given.max(self.offset);
         self.input.hand.progress.in_hand().fetch_sub(bytes.len() as u64, Ordering::Relaxed);
-        Ok(Some(Batch::data(self.origin.clone(), self.epoch, start, bytes)))
+        Ok(Some(Batch::data(self.origin.clone(), self.input.epoch, start, bytes)))
     }
 
     fn can_go_back(&self) -> bool {
@@ -169,7 +252,7 @@ fn start<I: Read + Send + 'static>(
             tracing::error!("cannot start to read standard input");
         }
     }
-    Arc::new(Mutex::new(Input { blocks, hand, given: None }))
+    Arc::new(Mutex::new(Input { blocks, hand, epoch: Epoch::random(), given: 0, before: None }))
 }
 
 /// Waits until there is something to read, or the end.

@@ -50,6 +50,7 @@ mod probe;
 mod publisher;
 mod pull;
 mod receiver;
+mod refusals;
 mod requests;
 mod restore;
 mod run;

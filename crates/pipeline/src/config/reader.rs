@@ -17,7 +17,7 @@ use super::settings::PipelineTable;
 use super::tables::{PluginTable, Tables};
 use super::{Options, Pipeline};
 use crate::plugin::{OpenSource, Parse, Parts};
-use crate::{Ends, Kind, Plugin, Settings};
+use crate::{Ends, Invalid, Kind, Plugin, Settings};
 
 /// The tables of a pipeline file.
 const TABLES: [&str; 4] = ["pipeline", "source", "transport", "sink"];
@@ -241,7 +241,7 @@ impl<'a> Reader<'_, 'a> {
                 None => groups.push(vec![table]),
             }
         }
-        let mut sources = Vec::new();
+        let (mut sources, mut claimed) = (Vec::new(), Vec::new());
         for group in groups {
             let Parse::Source(parse) = group[0].plugin.parse else { return None };
             let source = match parse(group.iter().map(|table| table.value.clone()).collect()) {
@@ -255,6 +255,16 @@ impl<'a> Reader<'_, 'a> {
             };
             if let Err((index, invalid)) = source.validate(settings) {
                 self.accept(&group[index], Err(invalid));
+            }
+            for (index, claim) in source.claims() {
+                if claimed.contains(&claim) {
+                    let problem =
+                        format!("only one source of a process can have {claim}, and one above has it");
+                    let invalid = Invalid::new("", problem)
+                        .help("leave one of them out, or run it in a process of its own");
+                    self.accept(&group[index], Err(invalid));
+                }
+                claimed.push(claim);
             }
             let shown = stage(&group[0], source.describe());
             sources.push((source, shown));
@@ -271,7 +281,7 @@ impl<'a> Reader<'_, 'a> {
         self.tables.read(&view, table.value.clone(), parse, self.findings)
     }
 
-    fn accept(&mut self, table: &PluginTable<'a>, validated: Result<(), crate::Invalid>) {
+    fn accept(&mut self, table: &PluginTable<'a>, validated: Result<(), Invalid>) {
         if let Err(invalid) = validated {
             let view = self.tables.view(&table.base, &table.called, &table.schema);
             self.findings.push(explain_invalid(invalid, &view));

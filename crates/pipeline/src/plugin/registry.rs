@@ -195,6 +195,10 @@ pub trait OpenSource: Send + Sync {
     fn validate(&self, settings: &Settings) -> Result<(), (usize, Invalid)>;
     /// What it reads, in a few words.
     fn describe(&self) -> String;
+    /// What each table claims, with its number; see [`SourceConfig::claims`].
+    fn claims(&self) -> Vec<(usize, &'static str)> {
+        Vec::new()
+    }
     /// See [`SourceConfig::examples`].
     fn examples(&self) -> Vec<PathBuf> {
         Vec::new()
@@ -237,6 +241,11 @@ impl<C: SourceConfig> OpenSource for Tables<C> {
 
     fn describe(&self) -> String {
         self.0.iter().map(C::describe).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ")
+    }
+
+    fn claims(&self) -> Vec<(usize, &'static str)> {
+        let claims = self.0.iter().enumerate().map(|(index, table)| Some((index, table.claims()?)));
+        claims.flatten().collect()
     }
 
     fn examples(&self) -> Vec<PathBuf> {

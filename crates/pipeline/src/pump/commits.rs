@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::{Result, ensure};
 
 use super::Writer;
+use super::losses::Lost;
 use crate::checkpoint::Changes;
 use crate::metrics::Metrics;
 use crate::plugin::Committing;
@@ -26,6 +27,7 @@ pub(super) struct UnderWay {
     before: HashMap<Origin, Option<History>>,
     bytes: u64,
     dirty: bool,
+    pub(super) losses: HashSet<Lost>,
 }
 
 /// While a commit is under way so many times `commit_bytes` may be written: a second of a busy machine, in which a
@@ -75,6 +77,7 @@ impl Writer<'_> {
             before: std::mem::take(&mut self.before),
             bytes: std::mem::take(&mut self.uncommitted_bytes),
             dirty: std::mem::take(&mut self.dirty),
+            losses: std::mem::take(&mut self.losses),
         });
         Ok(())
     }
@@ -90,13 +93,13 @@ impl Writer<'_> {
 
     /// The commit that was under way is durable, but for what of it turned out to be impossible to store.
     pub(super) fn settle_commit(&mut self, held: Vec<(Origin, String)>) -> Result<()> {
-        let Some(UnderWay { mut changes, mut before, bytes, dirty, .. }) = self.under_way.take() else {
-            return Ok(());
-        };
+        let Some(under_way) = self.under_way.take() else { return Ok(()) };
+        let UnderWay { mut changes, mut before, bytes, dirty, mut losses, commit: _ } = under_way;
         if !held.is_empty() {
             // Nobody may hear that it is durable, nor go on behind it.
             let refused: HashSet<&Origin> = held.iter().map(|(origin, _)| origin).collect();
             changes.origins.retain(|(origin, _)| !refused.contains(origin));
+            losses.retain(|(origin, ..)| !refused.contains(origin));
             changes.cursors.clone_from(&self.committed_cursors);
             self.checkpoint.set_cursors(&self.committed_cursors);
         }
@@ -117,6 +120,7 @@ impl Writer<'_> {
                 trouble.is_over(&self.settings.name);
             }
         }
+        self.memory.losses.forget(losses);
         self.metrics.progress.commit(&changes);
         self.committed_cursors = changes.cursors;
         self.ask_for_the_unasked();

@@ -241,10 +241,14 @@ impl Writer<'_> {
         let (Some(to), Content::Loss { missing, .. }) = (to, &mut batch.content) else {
             return self.write(batch).await;
         };
+        // What is said to be missing is in the transport: it was only dropped.
+        let is_there = *missing > 0 && batch.start >= to;
         // The producer has nothing more, but what follows the gap is in the transport and was only dropped.
         *missing = (*missing).min(to.saturating_sub(batch.start));
         let (origin, end) = (batch.origin.clone(), batch.end());
-        self.write(batch).await?;
+        if !is_there {
+            self.write(batch).await?;
+        }
         if end >= to && self.waits.waits.remove(&origin).is_some() {
             self.hold(&origin, "the missing bytes are lost: reading again what follows".to_owned(), false);
         }

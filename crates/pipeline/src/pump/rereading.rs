@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 /// How far a session is with that, in batches that move the cursor.
 pub(super) struct Rereading {
+    /// Since when, and how many batches since then: since the session began, or the cursor last moved.
     began: Instant,
     taken: u64,
     /// So many the sessions before have taken from here on, at most.
@@ -35,6 +36,13 @@ impl Rereading {
             let now = Instant::now();
             self.again_at = now + if self.taken == self.known { now - self.began } else { PAUSE };
         }
+    }
+
+    /// The cursor moved behind what was taken: whatever starts there reads none of it again.
+    pub(super) fn pass(&mut self) {
+        let now = Instant::now();
+        (self.began, self.taken, self.again_at) = (now, 0, now);
+        self.known = self.known.saturating_sub(1);
     }
 
     /// When another session may start, if one is due at `retry_at`.

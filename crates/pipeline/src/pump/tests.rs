@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,8 @@ use crate::{Cursor, Epoch, testing};
 
 mod commits;
 mod gaps;
+mod losses;
+mod offers;
 mod rereading;
 
 /// What a scripted source does next.
@@ -62,6 +65,8 @@ struct Recorded {
     log: Vec<String>,
     committed: Checkpoint,
     hold: Option<Origin>,
+    /// Its next write is held, and no more.
+    hold_once: Option<Origin>,
     hold_late: Option<Origin>,
     fail_at_write: Option<usize>,
     fail_at_commit: bool,
@@ -84,7 +89,8 @@ impl Sink for Tape {
         if tape.fail_at_write == Some(tape.writes) {
             anyhow::bail!("the sink broke");
         }
-        if tape.hold.as_ref() == Some(&batch.origin) {
+        let is_held_once = tape.hold_once.take_if(|origin| *origin == batch.origin).is_some();
+        if is_held_once || tape.hold.as_ref() == Some(&batch.origin) {
             return Ok(Written::Held("unwritable".to_owned()));
         }
         let file = String::from_utf8_lossy(batch.origin.file()).into_owned();
@@ -293,6 +299,37 @@ async fn a_sink_that_breaks_stops_an_idle_reader() {
     assert_eq!(bench.tape.committed("a"), None);
 }
 
+/// Gives a batch, then nothing, and says when it is dropped.
+struct Watched(Arc<AtomicBool>);
+
+#[async_trait]
+impl Source for Watched {
+    async fn read(&mut self) -> Result<Option<Batch>> {
+        if self.0.swap(false, Relaxed) {
+            return Ok(Some(data("a", 0, "one\n")));
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// The next session may open the same input, and counts what this one has read.
+#[tokio::test]
+async fn a_session_that_fails_is_over_only_when_its_source_is_gone() {
+    let mut bench = Bench::new();
+    bench.tape.0.lock().unwrap().fail_at_write = Some(1);
+    let (tape, is_gone) = (bench.tape.clone(), Arc::new(AtomicBool::new(true)));
+    let source = Box::new(Watched(is_gone.clone()));
+    let session = pump(source, Box::new(tape), Checkpoint::default(), bench.parts());
+    session.await.unwrap_err();
+    assert!(is_gone.load(Relaxed));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_held_origin_stops_alone_and_the_cursor_stays_below_it() {
     let mut bench = Bench::new();
@@ -323,23 +360,6 @@ async fn a_held_origin_ends_the_session_when_it_is_due_even_if_the_source_is_idl
     bench.tape.0.lock().unwrap().hold = Some(origin("a"));
     let ended = bench.session(vec![Step::Give(data("a", 0, "a\n")), Step::Idle]).await.unwrap();
     assert!(matches!(ended, Ended::Again(_)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_again_waits_for_the_sink() {
-    let mut bench = Bench::new();
-    let tape = bench.tape.clone();
-    tape.0.lock().unwrap().hold = Some(origin("a"));
-    let steps = give([data("a", 0, "a\n"), data("b", 0, "b\n")]);
-    let session = bench.session_of(Script { can_go_back: false, ..Script::new(steps) });
-    let repair = async {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(tape.log().is_empty());
-        tape.0.lock().unwrap().hold = None;
-    };
-    let (ended, ()) = tokio::join!(session, repair);
-    assert_eq!(ended.unwrap(), Ended::Finished);
-    assert_eq!(tape.log(), ["a@0 a\n", "b@0 b\n", "commit"]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use tokio::time::Instant;
 
 use super::Run;
@@ -23,8 +23,13 @@ pub(super) struct Hop<'a> {
 }
 
 /// The pauses between the sessions of a hop that fails.
-const REOPEN_FIRST: Duration = Duration::from_millis(100);
-const REOPEN_MOST: Duration = Duration::from_secs(30);
+pub(super) const REOPEN_FIRST: Duration = Duration::from_millis(100);
+pub(super) const REOPEN_MOST: Duration = Duration::from_secs(30);
+
+/// Whether trying again cannot mend it.
+pub(super) fn is_final(error: &Error) -> bool {
+    error.chain().any(|cause| cause.is::<Fatal>())
+}
 
 /// With `--once`: how long logs that are held are tried again when nothing else is left to do. A directory that is
 /// mounted late, or a rotation by somebody else, takes less; whoever runs this every few minutes wants to know.
@@ -89,7 +94,7 @@ impl<'a> Hop<'a> {
                     }
                     at
                 }
-                Err(error) if error.chain().any(|cause| cause.is::<Fatal>()) => {
+                Err(error) if is_final(&error) => {
                     // What other attempts got past, or found before it, is no error of configuration.
                     self.run.started.fetch_or(has_failed, Ordering::Relaxed);
                     return Err(error);

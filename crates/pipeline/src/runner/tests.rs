@@ -12,6 +12,7 @@ use crate::{Batch, Ends, Epoch, Invalid, Origin, Written};
 
 mod holds;
 mod linked;
+mod starting;
 mod unrepeatable;
 
 /// What the sinks of a test share: the output, and the mischief they are asked to do.
@@ -225,9 +226,9 @@ impl Bench {
     ) -> Run {
         let settings = self.settings(once);
         let parts = Parts { sources, transport, sink: Some(Box::new(OpenStore(self.world.clone()))) };
-        let state_dir = StateDir::lock(self.folder.path(), &settings.name).unwrap();
+        std::fs::create_dir_all(settings.state_dir.join(&settings.name)).unwrap();
         let (stop, hangups) = (self.stop.clone(), watch::channel(0).1);
-        Run::new(settings, parts, state_dir, Control { stop, hangups })
+        Run::new(settings, parts, Control { stop, hangups })
     }
 
     async fn once(&self) -> Result<()> {

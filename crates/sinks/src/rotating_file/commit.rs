@@ -11,10 +11,11 @@ use std::sync::Arc;
 use anyhow::{Error, Result, anyhow, bail, ensure};
 use fshipper_pipeline::{Checkpoint, Cursor, History, Origin, Position};
 
-use super::disk::{Cure, OfEverything};
+use super::disk::OfEverything;
 use super::files::Birth;
-use super::ledger::{Entry, FileId, OriginId, Stage};
-use super::outputs::OutputId;
+use super::in_place::warn_of_emptied_notes;
+use super::ledger::{Entry, FileId, Intent, OriginId, Stage};
+use super::outputs::{LOSSES, OutputId};
 use super::syncing::{Job, Syncing};
 use super::writer::Writer;
 
@@ -120,6 +121,7 @@ impl Writer {
     fn begin_record(&mut self, claims: Option<Claims>, bell: impl Send + 'static) -> Result<()> {
         self.finish_record()?;
         self.flush()?;
+        self.check_folders()?;
         let lost = self.lost();
         let unsynced = self.files.take_unsynced(&lost);
         let is_commit = claims.is_some();
@@ -214,6 +216,11 @@ impl Writer {
             ensure!(live.written == taken, "of {taken} bytes taken for a file {} are written", live.written);
             if let Some(length) = length.filter(|length| *length != live.written) {
                 let path = self.disk.shown(&live.record.path);
+                if length < live.written && live.output == LOSSES {
+                    warn_of_emptied_notes(&path);
+                    entries.push(self.forget(file, LOSSES));
+                    continue;
+                }
                 if length < live.written {
                     return Err(self.refuse_cut(file, length));
                 }
@@ -235,7 +242,7 @@ impl Writer {
     ///
     /// Its length goes to the ledger as it should be. The committed one alone may be there again, of bytes
     /// that were written after the cut: then the next session would take them for what was committed, and
-    /// write them a second time.
+    /// write them a second time. What was committed goes there too: only that is kept when the rest comes again.
     fn refuse_cut(&mut self, file: FileId, length: u64) -> Error {
         let live = self.files.live(file);
         let path = self.disk.shown(&live.record.path);
@@ -243,40 +250,17 @@ impl Writer {
             "`{path}` was cut by somebody else: {length} bytes are left of {}; rotate it by renaming it",
             live.written
         );
-        if live.birth != Birth::Recorded {
+        let Some(committed) = self.ledger.state().files.get(file).filter(|_| live.birth == Birth::Recorded)
+        else {
             return error;
-        }
-        let mut entries = vec![Entry::Length(file, live.written, live.record.tail)];
+        };
+        let restore = Intent::Restore { length: committed.length, tail: committed.tail };
+        let length = Entry::Length(file, live.written, live.record.tail);
+        let mut entries = vec![length, Entry::Intent(file, restore)];
         match self.ledger.append(&mut entries) {
             Ok(()) => error,
             Err(failed) => failed.context(error),
         }
-    }
-
-    /// Whoever renames or deletes an active file, as logrotate does, gets a new one.
-    fn check_is_in_place(&mut self, file: FileId, output: OutputId) -> Result<()> {
-        let Some(record) = self.ledger.state().files.get(file) else { return Ok(()) };
-        if self.outputs.active(output) != Some(file) {
-            return Ok(());
-        }
-        let there = match self.disk.stat(&record.path) {
-            // What cannot be looked at is looked at again with the next commit.
-            Err(error) if Cure::of(&error) == Cure::Hold => return Ok(()),
-            there => there?,
-        };
-        if there.is_some_and(|entry| entry.is(record.identity)) {
-            return Ok(());
-        }
-        let path = self.disk.shown(&record.path);
-        if self.files.is_linked(file)? == Some(false) {
-            tracing::warn!("`{path}` was deleted by somebody else: going on in a new file");
-        } else {
-            tracing::info!("`{path}` was rotated by somebody else: going on in a new file");
-        }
-        self.files.remove(file);
-        self.outputs.set_active(output, None);
-        self.settled.push(Entry::Forget(file));
-        Ok(())
     }
 }
 
@@ -294,12 +278,10 @@ fn is_beyond(claimed: &Position, ours: Option<&Position>) -> bool {
 
 /// Whether a position entry makes `claimed` out of `durable`.
 fn follows(durable: &History, claimed: &History) -> bool {
-    let (before, now) = (&durable.current, &claimed.current);
-    if before.epoch == now.epoch {
+    if durable.current.epoch == claimed.current.epoch {
         return durable.earlier == claimed.earlier;
     }
-    let mut earlier = durable.earlier.clone();
-    earlier.retain(|(epoch, _)| *epoch != now.epoch);
-    earlier.push((before.epoch, before.offset));
-    earlier == claimed.earlier
+    let mut followed = durable.clone();
+    followed.go_to(claimed.current.clone());
+    followed == *claimed
 }

@@ -41,6 +41,7 @@ use resolve::{
 pub(super) struct Root {
     folder: OwnedFd,
     path: PathBuf,
+    id: FolderId,
     /// Whether the kernel resolves whole paths without following links.
     has_openat2: bool,
 }
@@ -56,6 +57,13 @@ pub(super) struct Entry {
     pub(super) length: u64,
     pub(super) is_file: bool,
     pub(super) is_folder: bool,
+}
+
+/// Which folder it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FolderId {
+    device: u64,
+    inode: u64,
 }
 
 /// A path for code that knows only paths: valid while this lives, whatever becomes of the names.
@@ -99,7 +107,35 @@ impl Root {
             Err(Errno::NOSYS | Errno::PERM) => false,
             Err(error) => return Err(failed(error)),
         };
-        Ok(Self { folder, path: path.to_owned(), has_openat2 })
+        let id = look_at(&folder, b"", AtFlags::EMPTY_PATH).map_err(failed)?.id();
+        Ok(Self { folder, path: path.to_owned(), id, has_openat2 })
+    }
+
+    /// Whether it still stands at its path, as far as anybody can tell.
+    pub(super) fn is_in_place(&self) -> bool {
+        match look_at(fs::CWD, self.path.as_os_str().as_bytes(), AtFlags::empty()) {
+            Ok(entry) => entry.id() == self.id,
+            Err(error) => !matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP),
+        }
+    }
+
+    /// Whether `entry` stands on the file system of the root itself.
+    pub(super) fn is_on_same_device(&self, entry: &Entry) -> bool {
+        entry.device == self.id.device
+    }
+
+    /// The folder that `path` stands in; `None` when there is none, or something else.
+    pub(super) fn folder_of(&self, path: &FilePath) -> Result<Option<FolderId>, Failure> {
+        let (folder, _) = split(path.as_bytes());
+        if folder.is_empty() {
+            return Ok(Some(self.id));
+        }
+        let (parent, name) = split(folder);
+        match self.holder(parent).and_then(|holder| holder.stat(name)) {
+            Ok(entry) => Ok(entry.filter(|entry| entry.is_folder).map(|entry| entry.id())),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(error) => Err(self.failure("look at the folder of", path, error)),
+        }
     }
 
     /// Where it is.
@@ -444,6 +480,10 @@ impl Entry {
     /// An open file.
     pub(super) fn of(file: &File) -> Result<Self, Errno> {
         look_at(file, b"", AtFlags::EMPTY_PATH)
+    }
+
+    fn id(&self) -> FolderId {
+        FolderId { device: self.device, inode: self.inode }
     }
 }
 

@@ -11,12 +11,12 @@ use std::os::unix::fs::FileExt;
 #[cfg(test)]
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use fshipper_pipeline::Fatal;
 use rustix::io::Errno;
 
-use super::confined::{Entry, Handle, Root, folder_mode};
+use super::confined::{Entry, FolderId, Handle, Root, folder_mode};
 use super::names::FilePath;
 
 /// The folder of the output, and the modes of what is created in it.
@@ -28,6 +28,9 @@ pub(super) struct Disk {
     pub(super) fuse: fuse::Fuse,
     #[cfg(test)]
     pub(super) recorder: Option<Arc<simulated::Recorder>>,
+    /// How often it was looked what stands at a path.
+    #[cfg(test)]
+    pub(super) looks: std::sync::atomic::AtomicUsize,
 }
 
 /// What stands at a path; a symbolic link is itself.
@@ -40,6 +43,8 @@ pub(super) struct Found {
     /// In bytes.
     pub(super) length: u64,
     pub(super) is_file: bool,
+    /// Another file system is mounted there: a sync of that of the output does not reach it.
+    pub(super) is_elsewhere: bool,
 }
 
 /// One change of the disk.
@@ -143,7 +148,12 @@ impl Cure {
 impl Found {
     /// Whether it is the file with this identity.
     pub(super) fn is(&self, identity: u64) -> bool {
-        self.identity == identity || self.inode == identity
+        self.identities().contains(&identity)
+    }
+
+    /// The identities that it has.
+    pub(super) fn identities(&self) -> [u64; 2] {
+        [self.identity, self.inode]
     }
 }
 
@@ -157,6 +167,8 @@ impl Disk {
             fuse: fuse::Fuse::default(),
             #[cfg(test)]
             recorder: None,
+            #[cfg(test)]
+            looks: std::sync::atomic::AtomicUsize::new(0),
         }
     }
 
@@ -166,6 +178,8 @@ impl Disk {
     }
 
     pub(super) fn stat(&self, path: &FilePath) -> Result<Option<Found>> {
+        #[cfg(test)]
+        self.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(self.root.stat(path)?.map(|entry| self.found(entry)))
     }
 
@@ -188,7 +202,28 @@ impl Disk {
 
     fn found(&self, entry: Entry) -> Found {
         let (inode, length) = (self.inode(&entry), entry.length);
-        Found { identity: self.identity(&entry), inode, length, is_file: entry.is_file }
+        let (is_file, is_elsewhere) = (entry.is_file, !self.root.is_on_same_device(&entry));
+        Found { identity: self.identity(&entry), inode, length, is_file, is_elsewhere }
+    }
+
+    /// Whether the output is what stands at its path.
+    ///
+    /// # Errors
+    ///
+    /// It is not, and what becomes of that.
+    pub(super) fn check_root(&self) -> Result<()> {
+        if self.root.is_in_place() {
+            return Ok(());
+        }
+        bail!(
+            "`{}` is no longer the folder that was opened: it was moved away, or something was mounted over it; what was written since the last commit does not count, and what is there now is opened",
+            self.root.path().display()
+        );
+    }
+
+    /// The folder that `path` stands in; `None` when there is none, or something else.
+    pub(super) fn folder_of(&self, path: &FilePath) -> Result<Option<FolderId>> {
+        Ok(self.root.folder_of(path)?)
     }
 
     pub(super) fn list(&self, folder: &FilePath) -> Result<Vec<FilePath>> {
@@ -214,8 +249,8 @@ impl Disk {
     }
 
     /// Creates a file that is written to at its end only, and the folders it stands in where they are missing.
-    /// Says its identity too.
-    pub(super) fn create_to_append(&self, path: &FilePath) -> Result<(File, u64)> {
+    /// Says what it is too.
+    pub(super) fn create_to_append(&self, path: &FilePath) -> Result<(File, Found)> {
         let create = || self.change(Change::Create(path), || Ok(self.root.create_append(path, self.mode)?));
         let (file, entry) = match create() {
             Err(error) if is_missing(&error) => {
@@ -224,7 +259,7 @@ impl Disk {
             }
             created => created?,
         };
-        Ok((file, self.identity(&entry)))
+        Ok((file, self.found(entry)))
     }
 
     /// Opens a regular file, to read it and to write to it anywhere; `None` when there is nothing.

@@ -15,6 +15,7 @@ use lru::LruCache;
 use rustix::process::{Resource, getrlimit};
 
 use super::config::Limits;
+use super::confined::FolderId;
 use super::disk::Disk;
 use super::ledger::{FileId, FileRecord, OriginId, Stage, Tail};
 use super::names::FilePath;
@@ -31,8 +32,7 @@ pub(super) struct Files {
     disk: Arc<Disk>,
     writeback: Writeback,
     lives: HashMap<FileId, Live>,
-    /// Shared with the thread that syncs them.
-    handles: LruCache<FileId, Arc<File>>,
+    handles: LruCache<FileId, Opened>,
     /// Above this many dirty files the whole file system is synced.
     single_syncs: usize,
     /// The files with bytes that wait.
@@ -40,8 +40,10 @@ pub(super) struct Files {
     waiting_bytes: usize,
     /// The files that changed since the last record.
     changed: Vec<FileId>,
-    /// The files that were created since, or found.
+    /// The files that were created since, or found ...
     created: Vec<FilePath>,
+    /// ... and those of them that stand on a file system of their own.
+    created_elsewhere: Vec<FilePath>,
     /// The paths of files that no record knows yet.
     unrecorded: HashSet<FilePath>,
 }
@@ -56,9 +58,29 @@ pub(super) struct Live {
     pub(super) written: u64,
     pub(super) birth: Birth,
     waiting: Vec<Bytes>,
+    /// A part of a write that failed may stand behind what is `written`.
+    torn: bool,
     changed: bool,
     /// Bytes were written to it since it was last durable.
     dirty: bool,
+    /// Where it was when bytes were last written to it.
+    pub(super) place: Option<Place>,
+}
+
+/// An open file.
+#[derive(Debug)]
+struct Opened {
+    /// Shared with the thread that syncs it.
+    file: Arc<File>,
+    place: Place,
+}
+
+/// Where a file stood when it was opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// `None` where nobody could tell any more.
+    pub(super) folder: Option<FolderId>,
+    is_elsewhere: bool,
 }
 
 /// How a file came to us.
@@ -90,6 +112,19 @@ pub(super) fn max_open_files() -> usize {
     getrlimit(Resource::Nofile).current.map_or(MAX_OPEN, |limit| (limit / 4).min(MAX_OPEN)) as usize
 }
 
+impl Live {
+    /// Cuts off what a failed write has left. On a full disk even that may fail, and is tried again before anything
+    /// is written behind it.
+    fn take_back(&mut self, disk: &Disk, file: &File) -> Result<()> {
+        // Whoever has cut it meanwhile gets no zeros in the place of what was there.
+        if self.torn && disk.look_at(file)?.length > self.written {
+            disk.truncate(file, self.written).context("cannot take back a part of a write")?;
+        }
+        self.torn = false;
+        Ok(())
+    }
+}
+
 impl Files {
     pub(super) fn new(disk: Arc<Disk>, limits: &Limits) -> Self {
         let open = NonZeroUsize::new(limits.open_files).unwrap_or(NonZeroUsize::MIN);
@@ -103,6 +138,7 @@ impl Files {
             waiting_bytes: 0,
             changed: Vec::new(),
             created: Vec::new(),
+            created_elsewhere: Vec::new(),
             unrecorded: HashSet::new(),
         }
     }
@@ -122,7 +158,17 @@ impl Files {
             self.unrecorded.insert(record.path.clone());
         }
         let written = record.length;
-        let live = Live { output, record, written, birth, waiting: Vec::new(), changed: false, dirty: false };
+        let live = Live {
+            output,
+            record,
+            written,
+            birth,
+            waiting: Vec::new(),
+            torn: false,
+            changed: false,
+            dirty: false,
+            place: None,
+        };
         self.lives.insert(id, live);
     }
 
@@ -183,9 +229,12 @@ impl Files {
     /// crash would leave there as well, and they still wait.
     pub(super) fn write_out(&mut self, id: FileId) -> Result<()> {
         self.open(id)?;
-        let (Some(live), Some(file)) = (self.lives.get_mut(&id), self.handles.get(&id)) else {
+        let (Some(live), Some(opened)) = (self.lives.get_mut(&id), self.handles.get(&id)) else {
             return Ok(());
         };
+        let file = &opened.file;
+        live.place = Some(opened.place);
+        live.take_back(&self.disk, file)?;
         let before = live.written;
         live.dirty = true;
         let appended = self.disk.append(file, &live.waiting, &mut live.written);
@@ -197,10 +246,9 @@ impl Files {
             debug_assert_eq!(live.written, live.record.length, "all that was taken is written");
             return Ok(());
         };
-        if live.written != before {
-            live.written = before;
-            self.disk.truncate(file, before).context("cannot take back a part of a write")?;
-        }
+        live.torn = live.written != before;
+        live.written = before;
+        live.take_back(&self.disk, file)?;
         Err(error.context(format!("cannot write to `{}`", self.disk.shown(&live.record.path))))
     }
 
@@ -218,11 +266,10 @@ impl Files {
         }
         let live = self.lives.get_mut(&id).expect("an active file lives");
         let (path, shown) = (&live.record.path, self.disk.shown(&live.record.path));
-        let file = if live.birth == Birth::New && live.record.identity == 0 {
-            let (file, identity) = self.disk.create_to_append(path)?;
-            self.created.push(path.clone());
-            live.record.identity = identity;
-            file
+        let (file, found, is_new) = if live.birth == Birth::New && live.record.identity == 0 {
+            let (file, found) = self.disk.create_to_append(path)?;
+            live.record.identity = found.identity;
+            (file, found, true)
         } else {
             let file = self.disk.open_to_append(path)?;
             let file = file.with_context(|| format!("`{shown}` was removed while it was written to"))?;
@@ -234,38 +281,55 @@ impl Files {
             if length != live.written {
                 bail!("`{shown}` was changed by somebody else: {length} bytes instead of {}", live.written);
             }
-            if live.birth == Birth::Adopted {
-                // Nobody knows whether who created it has made its name durable.
-                self.created.push(path.clone());
-            }
-            file
+            // Nobody knows whether who created it has made its name durable.
+            (file, found, live.birth == Birth::Adopted)
         };
+        if is_new {
+            let created = if found.is_elsewhere { &mut self.created_elsewhere } else { &mut self.created };
+            created.push(path.clone());
+        }
+        // What cannot be looked at now is looked at again before anything counts.
+        let folder = self.disk.folder_of(path).unwrap_or_default();
+        let place = Place { folder, is_elsewhere: found.is_elsewhere };
         // Whoever has to go for it may be dirty: then the next commit syncs the whole file system.
-        self.handles.push(id, Arc::new(file));
+        self.handles.push(id, Opened { file: Arc::new(file), place });
         Ok(())
     }
 
     /// What has to be synced until everything written is durable, but what `lost` outputs hold. From now on it
     /// counts as done.
     pub(super) fn take_unsynced(&mut self, lost: impl Fn(OutputId) -> bool) -> Unsynced {
-        let mut unsynced = Unsynced { folders_of: std::mem::take(&mut self.created), ..Unsynced::default() };
-        let mut dirty = 0;
+        let mut unsynced = Unsynced::default();
+        let (mut elsewhere, mut dirty) = (Vec::new(), 0);
         for id in &self.changed {
             let Some(live) = self.lives.get_mut(id).filter(|live| live.dirty && !lost(live.output)) else {
                 continue;
             };
             live.dirty = false;
+            let (path, handle) = (live.record.path.clone(), self.handles.peek(id));
+            if live.place.is_some_and(|place| place.is_elsewhere) {
+                match handle {
+                    Some(opened) => elsewhere.push((path, opened.file.clone())),
+                    None => unsynced.closed.push((path, live.record.identity)),
+                }
+                continue;
+            }
             dirty += 1;
-            match self.handles.peek(id) {
-                Some(file) => unsynced.files.push((live.record.path.clone(), file.clone())),
+            match handle {
+                Some(opened) => unsynced.files.push((path, opened.file.clone())),
                 None => unsynced.everything = true,
             }
         }
-        unsynced.everything |= unsynced.folders_of.len().max(dirty) > self.single_syncs;
+        let created = std::mem::take(&mut self.created);
+        unsynced.everything |= created.len().max(dirty) > self.single_syncs;
         if unsynced.everything {
             // Nobody needs the handles.
             unsynced.files = Vec::new();
+        } else {
+            unsynced.folders_of = created;
         }
+        unsynced.files.extend(elsewhere);
+        unsynced.folders_of.append(&mut self.created_elsewhere);
         unsynced
     }
 
@@ -303,19 +367,27 @@ impl Files {
     /// No longer keeps a file, and closes it.
     pub(super) fn remove(&mut self, id: FileId) -> Option<Live> {
         self.handles.pop(&id);
-        self.lives.remove(&id)
+        let live = self.lives.remove(&id)?;
+        self.unrecorded.remove(&live.record.path);
+        Some(live)
+    }
+
+    /// Whether the file is open.
+    pub(super) fn is_open(&self, id: FileId) -> bool {
+        self.handles.contains(&id)
     }
 
     /// Whether the file is open, and whether it still has a name.
     pub(super) fn is_linked(&self, id: FileId) -> Result<Option<bool>> {
         use std::os::unix::fs::MetadataExt;
-        let Some(file) = self.handles.peek(&id) else { return Ok(None) };
-        Ok(Some(file.metadata()?.nlink() > 0))
+        let Some(opened) = self.handles.peek(&id) else { return Ok(None) };
+        Ok(Some(opened.file.metadata()?.nlink() > 0))
     }
 
     /// The length of the file on the disk, if it is open.
     pub(super) fn length(&self, id: FileId) -> Result<Option<u64>> {
-        self.handles.peek(&id).map(|file| Ok(self.disk.identity_and_length(file)?.1)).transpose()
+        let length = |opened: &Opened| Ok(self.disk.identity_and_length(&opened.file)?.1);
+        self.handles.peek(&id).map(length).transpose()
     }
 
     /// Closes all files; they are opened again when they are written to.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use fshipper_pipeline::{Fatal, History};
 
-use super::disk::Disk;
+use super::disk::{Cure, Disk};
 use super::names::FilePath;
 
 mod codec;
@@ -111,12 +111,17 @@ impl Default for LedgerSize {
 }
 
 impl Ledger {
-    /// Reads the ledger, or begins one. The caller holds the lock.
+    /// Reads the ledger, or begins one. The caller holds the lock. On a full disk `make_room` is asked to delete
+    /// what it can, by what is known, and says whether it did.
     ///
     /// # Errors
     ///
     /// A [`Fatal`] when it is damaged, or was written by a newer version; others are the system's.
-    pub(super) fn open(disk: Arc<Disk>, size: LedgerSize) -> Result<Self> {
+    pub(super) fn open(
+        disk: Arc<Disk>,
+        size: LedgerSize,
+        mut make_room: impl FnMut(&State) -> Result<bool>,
+    ) -> Result<Self> {
         let mut ledgers = Vec::new();
         for path in disk.list(&own("."))? {
             let name = path.file_name().to_string_lossy().into_owned();
@@ -134,7 +139,12 @@ impl Ledger {
             (state, sequence) = read(&disk, path)?;
             number = *newest;
         }
-        let fresh = write_snapshot(&disk, &state, number + 1, sequence, size)?;
+        let fresh = loop {
+            match write_snapshot(&disk, &state, number + 1, sequence, size) {
+                Err(error) if Cure::of(&error) == Cure::Wait && make_room(&state)? => {}
+                written => break written?,
+            }
+        };
         for (_, path) in &ledgers {
             remove(&disk, path)?;
         }
@@ -343,7 +353,12 @@ fn write_snapshot(
         disk.sync_folders([&path])?;
         Ok(Snapshot { file, end, capacity, sequence })
     };
-    write().with_context(|| format!("cannot write `{}`", disk.shown(&path)))
+    let written = write();
+    if written.is_err() {
+        // On a full disk it would take the room that it waits for. If it cannot go either, the next one removes it.
+        let _ = remove(disk, &unfinished);
+    }
+    written.with_context(|| format!("cannot write `{}`", disk.shown(&path)))
 }
 
 fn header(sequence: u64) -> Vec<u8> {

@@ -94,7 +94,9 @@ fn take(disk: &Disk, pipeline: &str, deadline: Instant) -> Result<File> {
         wait(disk, deadline)?;
         file = disk.open(&path)?.context("the lock has just gone")?;
     }
-    let written = disk.truncate(&file, 0).and_then(|()| disk.write_at(&file, ours.as_bytes(), 0));
+    // In this order it needs no room that it does not have already: the disk may be full.
+    let written = disk.write_at(&file, ours.as_bytes(), 0);
+    let written = written.and_then(|()| disk.truncate(&file, ours.len() as u64));
     written.with_context(|| format!("cannot write `{}`", disk.shown(&path)))?;
     Ok(file)
 }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use fshipper_pipeline::{CompactMap, Origin};
+use jiff::Timestamp;
 
 use super::ledger::{Entry, FileId, OriginId, OriginRecord, Stage, State, own};
 use super::names::FilePath;
@@ -46,6 +47,11 @@ pub(super) struct Author {
     pub(super) output: OutputId,
 }
 
+/// In seconds since 1970.
+fn now() -> i64 {
+    Timestamp::now().as_second()
+}
+
 /// Where losses are noted, for people to read.
 pub(super) fn losses_path() -> FilePath {
     own("losses.log")
@@ -81,6 +87,8 @@ impl Outputs {
                 None => {
                     let mut record = record.clone();
                     record.stage = Stage::Rotated;
+                    // Its period may be all of time, which never ends.
+                    record.period.1 = record.period.1.min(now());
                     changes.push(Entry::File(id, record));
                 }
             }

@@ -1,67 +1,243 @@
-//! Which rotated files go, and when: [`Writer::delete_old`].
+//! Which rotated files go, and when: [`Writer::delete_old`]; and which of them have gone: [`Writer::forget_gone`].
+//!
+//! A little at a time: the thread that does it is the one that writes.
 
-use std::collections::{HashMap, HashSet};
-use std::time::SystemTime;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem;
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use jiff::Timestamp;
 
+use super::compress;
 use super::config::Keep;
-use super::ledger::{Entry, FileId, FileRecord, FileTable, Intent, Stage};
+use super::disk::{Cure, Disk};
+use super::ledger::{Entry, FileId, FileRecord, FileTable, Intent, Stage, State};
+use super::names::FilePath;
 use super::outputs::losses_path;
 use super::writer::Writer;
 
+/// What is left to delete, and to look for.
+#[derive(Debug)]
+pub(super) struct Retention {
+    /// Files have rotated since old ones were last looked for.
+    is_due: bool,
+    /// What `keep` did not cover then, the oldest first.
+    doomed: VecDeque<FileId>,
+    /// What could not be deleted, and how often since the last [look](Retention::look).
+    failed: HashMap<FileId, u32>,
+    /// The first number of the files that may have gone; `None`: all were looked at.
+    unseen: Option<FileId>,
+    /// When somebody who waits for room last looked for old files; `None`: nobody yet.
+    sought_room: Option<Instant>,
+    is_making_room: bool,
+}
+
+/// So many files are deleted in one go: some hundred milliseconds where a removal takes long.
+const DELETED_AT_ONCE: usize = 64;
+
+/// What could not be deleted so often is left alone for a while: there may be thousands, and each try is an error in
+/// the log.
+const TRIES: u32 = 2;
+
+/// So many files are looked at in one go, to see whether they are still there: about a millisecond.
+const SEEN_AT_ONCE: usize = 256;
+
+/// How often whoever waits for room looks for files that have become old.
+const SEEK_ROOM_EVERY: Duration = Duration::from_secs(10);
+
+impl Retention {
+    pub(super) fn new() -> Self {
+        Self {
+            is_due: true,
+            doomed: VecDeque::new(),
+            failed: HashMap::new(),
+            unseen: Some(0),
+            sought_room: None,
+            is_making_room: false,
+        }
+    }
+
+    /// A file has rotated: others may be too many now.
+    pub(super) fn note_rotation(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Everything is looked at again: time has passed.
+    pub(super) fn look(&mut self) {
+        self.is_due = true;
+        self.failed.clear();
+        self.unseen = Some(0);
+    }
+
+    /// Whether there is more to do at once.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_due || !self.doomed.is_empty() || self.unseen.is_some()
+    }
+}
+
 impl Writer {
-    /// Deletes what `keep` no longer covers: only files that this sink wrote and rotated. What is about to be
-    /// deleted is in the ledger first.
-    pub(super) fn delete_old(&mut self) -> Result<()> {
-        self.retention_due = false;
-        if self.plan.keep.is_everything() {
-            return Ok(());
+    /// Does some of what there is to do for files that are not written to any more.
+    pub(super) fn tidy(&mut self) -> Result<()> {
+        self.delete_old()?;
+        self.forget_gone()?;
+        self.compress()
+    }
+
+    /// Deletes some of what `keep` no longer covers: only files that this sink wrote and rotated. What is about to
+    /// be deleted is in the ledger first. Says whether it deleted any.
+    pub(super) fn delete_old(&mut self) -> Result<bool> {
+        if mem::take(&mut self.retention.is_due) && !self.plan.keep.is_everything() {
+            let mut victims = victims(&self.ledger.state().files, &self.plan.keep, now());
+            victims.retain(|id| self.retention.failed.get(id).is_none_or(|tries| *tries < TRIES));
+            self.retention.doomed = victims.into();
         }
-        let now = Timestamp::try_from(SystemTime::now()).map_or(i64::MIN, Timestamp::as_second);
+        let count = self.retention.doomed.len().min(DELETED_AT_ONCE);
+        let mut doomed: Vec<FileId> = self.retention.doomed.drain(..count).collect();
+        doomed.retain(|id| self.is_at_rest(*id));
+        if doomed.is_empty() {
+            return Ok(false);
+        }
+        // Whoever has moved the output away keeps it as it is.
+        self.disk.check_root()?;
+        self.delete(&doomed)
+    }
+
+    /// Whether a file is not written to any more, and nothing is about to happen to it.
+    fn is_at_rest(&self, id: FileId) -> bool {
         let state = self.ledger.state();
-        let mut victims = victims(&state.files, &self.plan.keep, now);
-        victims.retain(|id| !state.intents.contains_key(id) && self.compressor.file() != Some(*id));
-        if victims.is_empty() {
-            return Ok(());
-        }
-        let mut entries: Vec<Entry> = victims.iter().map(|id| Entry::Intent(*id, Intent::Delete)).collect();
+        let is_rotated = state.files.get(id).is_some_and(|record| record.stage != Stage::Active);
+        is_rotated && !state.intents.contains_key(&id) && self.compressor.file() != Some(id)
+    }
+
+    /// Deletes files of the ledger. Says whether there were any.
+    pub(super) fn delete(&mut self, files: &[FileId]) -> Result<bool> {
+        let mut entries: Vec<Entry> = files.iter().map(|id| Entry::Intent(*id, Intent::Delete)).collect();
         self.log(&mut entries)?;
         let mut outcomes = Vec::new();
-        for id in victims {
-            let record =
-                self.ledger.state().files.get(id).context("a file that is deleted is in the ledger")?.clone();
+        let mut folders = HashMap::new();
+        let mut failures = Vec::new();
+        let mut deleted_any = false;
+        for id in files {
+            let record = self.ledger.state().files.get(*id);
+            let record = record.context("a file that is deleted is in the ledger")?.clone();
             let path = self.disk.shown(&record.path);
             match self.disk.remove(&record.path, record.identity) {
                 Ok(was_there) => {
                     if !was_there && self.disk.stat(&record.path)?.is_some() {
                         tracing::warn!("`{path}` is a file of somebody else now: it stays");
                     }
-                    // Also when it was gone already: who removed it may not have come to this.
-                    self.disk.sync_folder_of(&record.path)?;
-                    if let Err(error) = self.disk.remove_empty_folders(&record.path) {
-                        tracing::warn!("cannot remove the empty folder of `{path}`: {error:#}");
-                    }
                     tracing::debug!(path, was_there, "deleted an old file");
-                    outcomes.push(Entry::Forget(id));
+                    deleted_any |= was_there;
+                    outcomes.push(Entry::Forget(*id));
+                    // Also when it was gone already: who removed it may not have come to this.
+                    folders.entry(folder_of(&record.path)).or_insert(record.path);
                 }
                 Err(error) => {
-                    tracing::error!("cannot delete the old file `{path}`: {error:#}");
-                    outcomes.push(Entry::Withdraw(id));
+                    failures.push((path, error));
+                    *self.retention.failed.entry(*id).or_default() += 1;
+                    outcomes.push(Entry::Withdraw(*id));
                 }
             }
         }
-        self.log(&mut outcomes)
+        for path in folders.values() {
+            self.disk.sync_folder_of(path)?;
+        }
+        for path in folders.values() {
+            if let Err(error) = self.disk.remove_empty_folders(path) {
+                tracing::warn!("cannot remove the empty folder of `{}`: {error:#}", self.disk.shown(path));
+            }
+        }
+        report(&failures);
+        self.log(&mut outcomes)?;
+        Ok(deleted_any)
     }
+
+    /// Forgets some of the rotated files that others have deleted or moved away, so that what is known does not grow
+    /// for ever.
+    pub(super) fn forget_gone(&mut self) -> Result<()> {
+        let Some(first) = self.retention.unseen else { return Ok(()) };
+        let mut rest = self.ledger.state().files.from(first);
+        let mut gone = Vec::new();
+        for (id, record) in rest.by_ref().take(SEEN_AT_ONCE) {
+            if !self.is_at_rest(id) {
+                continue;
+            }
+            let found = match self.disk.stat(&record.path) {
+                // Nobody can tell.
+                Err(error) if Cure::of(&error) == Cure::Hold => continue,
+                found => found?,
+            };
+            if found.is_none_or(|entry| !entry.is(record.identity)) {
+                tracing::debug!(path = %record.path, "a rotated file has gone");
+                gone.push(Entry::Forget(id));
+            }
+        }
+        let unseen = rest.next().map(|(id, _)| id);
+        drop(rest);
+        self.retention.unseen = unseen;
+        if gone.is_empty() { Ok(()) } else { self.log(&mut gone) }
+    }
+
+    /// Deletes old files for whoever waits for room, now and then. Says whether it deleted any.
+    pub(super) fn make_room(&mut self) -> Result<bool> {
+        let too_soon = self.retention.sought_room.is_some_and(|then| then.elapsed() < SEEK_ROOM_EVERY);
+        // Who makes room may wait for room itself.
+        if too_soon || self.retention.is_making_room {
+            return Ok(false);
+        }
+        self.retention.is_making_room = true;
+        self.retention.is_due |= self.retention.doomed.is_empty();
+        let made = self.delete_old();
+        self.retention.is_making_room = false;
+        if !matches!(made, Ok(true)) {
+            self.retention.sought_room = Some(Instant::now());
+        }
+        made
+    }
+}
+
+/// The same at a start on a full disk, for a ledger that cannot be written yet: it says later what was deleted, when
+/// what `keep` does not cover is deleted again.
+pub(super) fn make_room_at_start(disk: &Disk, state: &State, keep: &Keep) -> Result<bool> {
+    compress::remove_leftovers(disk)?;
+    let mut victims = victims(&state.files, keep, now());
+    victims.retain(|id| !state.intents.contains_key(id));
+    let (mut made, mut failures) = (false, Vec::new());
+    for record in victims.into_iter().filter_map(|id| state.files.get(id)) {
+        match disk.remove(&record.path, record.identity) {
+            Ok(was_there) => made |= was_there,
+            Err(error) => failures.push((disk.shown(&record.path), error)),
+        }
+    }
+    report(&failures);
+    Ok(made)
+}
+
+/// What could not be deleted, in one line: there may be thousands, and each for the same reason.
+fn report(failures: &[(String, Error)]) {
+    let Some((path, error)) = failures.first() else { return };
+    match failures.len() {
+        1 => tracing::error!("cannot delete the old file `{path}`: {error:#}"),
+        count => tracing::error!("cannot delete {count} old files, among them `{path}`: {error:#}"),
+    }
+}
+
+/// In seconds since 1970.
+fn now() -> i64 {
+    Timestamp::try_from(SystemTime::now()).map_or(i64::MIN, Timestamp::as_second)
+}
+
+fn folder_of(path: &FilePath) -> Vec<u8> {
+    let folder = path.as_bytes().iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    path.as_bytes()[..folder].to_vec()
 }
 
 /// The files that `keep` does not cover at `now`, in seconds since 1970, the oldest first.
 fn victims(files: &FileTable, keep: &Keep, now: i64) -> Vec<FileId> {
     let losses = losses_path();
     let ours = || files.iter().filter(|(_, record)| record.path != losses);
-    let mut oldest_first: Vec<_> = ours().collect();
-    oldest_first.sort_by_key(|(id, record)| (record.period.1, *id));
+    let oldest_first = oldest_first(ours());
 
     let mut victims = HashSet::new();
     if let Some(age) = keep.age {
@@ -97,6 +273,21 @@ fn victims(files: &FileTable, keep: &Keep, now: i64) -> Vec<FileId> {
     oldest_first.into_iter().filter(goes).map(|(id, _)| id).collect()
 }
 
+/// Files in the order of the ends of their periods, and those of one output as they followed each other, whatever a
+/// clock said.
+fn oldest_first<'a>(files: impl Iterator<Item = (FileId, &'a FileRecord)>) -> Vec<(FileId, &'a FileRecord)> {
+    let mut ends: HashMap<&FilePath, i64> = HashMap::new();
+    let mut files: Vec<_> = files
+        .map(|(id, record)| {
+            let end = ends.entry(&record.family).or_insert(i64::MIN);
+            *end = record.period.1.max(*end);
+            (*end, id, record)
+        })
+        .collect();
+    files.sort_unstable_by_key(|(end, id, _)| (*end, *id));
+    files.into_iter().map(|(_, id, record)| (id, record)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -104,7 +295,6 @@ mod tests {
     use fshipper_pipeline::config::{Period, Size};
 
     use super::super::ledger::Tail;
-    use super::super::names::FilePath;
     use super::*;
 
     const DAY: i64 = 86_400;
@@ -153,6 +343,18 @@ mod tests {
         assert_eq!(victims(&files(&list), &keep(29), 0), [1]);
         assert_eq!(victims(&files(&list), &keep(19), 0), [1, 0]);
         assert_eq!(victims(&files(&list), &keep(1), 0), [1, 0], "never the active one");
+    }
+
+    #[test]
+    fn of_one_log_the_file_that_came_first_goes_first_whatever_the_clock_said() {
+        use Stage::{Active, Rotated};
+        // The clock went back by three days.
+        let list = [("a", 5, 1, Rotated), ("a", 6, 1, Rotated), ("a", 3, 1, Rotated), ("a", 7, 1, Active)];
+        let keep = |files| Keep { files: Some(files), ..Keep::default() };
+        assert_eq!(victims(&files(&list), &keep(3), 0), [0]);
+        assert_eq!(victims(&files(&list), &keep(2), 0), [0, 1]);
+        let keep = Keep { bytes: Some(Size(2)), ..Keep::default() };
+        assert_eq!(victims(&files(&list), &keep, 0), [0, 1]);
     }
 
     /// Only a ledger that somebody else wrote holds such numbers, and it is no reason to delete anything else.

@@ -177,7 +177,7 @@ impl Writer {
         time: SystemTime,
         moved_on: bool,
     ) -> Result<()> {
-        self.retention_due = true;
+        self.retention.note_rotation();
         if self.plan.template.finest().is_none() {
             return self.rename_away(file, time);
         }
@@ -208,18 +208,20 @@ impl Writer {
         if let Some(reason) = self.outputs.held(output) {
             bail!("{reason}");
         }
+        // A quiet file was last looked at long ago.
+        self.check_is_in_place(file, output)?;
         if self.outputs.active(output) != Some(file) {
             // Somebody else was faster: it is gone from its path already.
             return Ok(());
         }
         let record = self.ledger.state().files.get(file);
         let mut record = record.context("an active file is in the ledger")?.clone();
-        let (suffix, stamp) = self.free_stamp(&record.path, time)?;
+        let (suffix, stamp) = self.free_stamp(&record, time)?;
         if record.period.1 > stamp && record.period.0 == Timestamp::MIN.as_second() {
             record.period.1 = stamp;
         }
         let to = record.path.with_suffix(&suffix);
-        let intent = Intent::Rotate { to: to.clone(), period_end: record.period.1 };
+        let intent = Intent::Rotate { to: to.clone(), period_end: record.period.1, stamp };
         let mut entries = vec![Entry::Intent(file, intent)];
         self.log(&mut entries)?;
 
@@ -240,19 +242,32 @@ impl Writer {
     }
 
     /// The suffix for a file that is rotated at `time`, and the time it names: the first second from then on
-    /// whose name is free, compressed or not. So names are unique and sort as the files follow each other.
-    fn free_stamp(&self, path: &FilePath, time: SystemTime) -> Result<(String, i64)> {
+    /// whose name is free, compressed or not, and sorts behind the names that its output gave out before. So names
+    /// never come again, and sort as the files follow each other, whatever a clock does.
+    fn free_stamp(&self, record: &FileRecord, time: SystemTime) -> Result<(String, i64)> {
+        let path = &record.path;
         let mut time = Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+        let mut last = None;
+        if let Some(before) = self.ledger.state().stamp(&record.family) {
+            let before = Timestamp::from_second(before)?;
+            time = time.max(before.saturating_add(SignedDuration::from_secs(1))?);
+            last = Some(stamp(before, &self.plan.zone));
+        }
         for _ in 0..MAX_NUMBER {
             let suffix = stamp(time, &self.plan.zone);
-            let to = path.with_suffix(&suffix);
-            let gzip = to.with_suffix(".gz");
-            if !self.is_ours(&to) && self.disk.stat(&to)?.is_none() && self.disk.stat(&gzip)?.is_none() {
+            // When daylight saving time ends, an hour's names come a second time.
+            if last.as_ref().is_none_or(|last| suffix > *last) && self.is_free(&path.with_suffix(&suffix))? {
                 return Ok((suffix, time.as_second()));
             }
             time = time.saturating_add(SignedDuration::from_secs(1))?;
         }
         bail!("no name is free for the rotated `{}`", self.disk.shown(path));
+    }
+
+    /// Whether nothing stands at `path`, compressed or not.
+    fn is_free(&self, path: &FilePath) -> Result<bool> {
+        let gzip = path.with_suffix(".gz");
+        Ok(!self.is_ours(path) && self.disk.stat(path)?.is_none() && self.disk.stat(&gzip)?.is_none())
     }
 }
 

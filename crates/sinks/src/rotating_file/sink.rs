@@ -217,7 +217,9 @@ fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
             Ok(job) => Some(job),
             Err(TryRecvError::Disconnected) => return Ok(()),
             Err(TryRecvError::Empty) => {
-                let idle = if writer.is_compressing() {
+                let idle = if writer.retention.is_due() && !writer.is_syncing() {
+                    Duration::ZERO
+                } else if writer.is_compressing() {
                     LOOK_FOR_COMPRESSED_EVERY
                 } else {
                     look_at.saturating_duration_since(Instant::now())
@@ -274,10 +276,10 @@ impl Writer {
     /// Deletes and compresses old files, as far as it is time.
     fn maintain(&mut self, look_at: &mut Instant) -> Result<()> {
         let now = Instant::now();
-        if self.retention_due || now >= *look_at {
+        if now >= *look_at {
             *look_at = now + LOOK_FOR_OLD_FILES_EVERY;
-            self.delete_old()?;
+            self.retention.look();
         }
-        self.compress()
+        self.tidy()
     }
 }

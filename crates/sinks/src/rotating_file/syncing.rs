@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use fshipper_pipeline::Origin;
 
 use super::disk::Disk;
@@ -25,8 +25,11 @@ use super::names::FilePath;
 pub(super) struct Unsynced {
     /// The files one by one ...
     pub(super) files: Vec<(FilePath, Arc<File>)>,
-    /// ... and the folders of these, which are new; or the whole file system instead.
+    /// ... these too, of which only the identity is known ...
+    pub(super) closed: Vec<(FilePath, u64)>,
+    /// ... and the folders of these, which are new.
     pub(super) folders_of: Vec<FilePath>,
+    /// The whole file system of the output. What is left to sync one by one then stands on another one.
     pub(super) everything: bool,
 }
 
@@ -78,13 +81,21 @@ impl Job {
     }
 
     fn sync_data(&self) -> Result<()> {
-        let Self { disk, unsynced: Unsynced { files, folders_of, everything }, .. } = self;
+        let Self { disk, unsynced: Unsynced { files, closed, folders_of, everything }, .. } = self;
         if *everything {
             // It covers the folders of new files as well.
-            return disk.sync_everything();
+            disk.sync_everything()?;
         }
         for (path, file) in files {
             disk.sync(file).with_context(|| format!("cannot sync `{}`", disk.shown(path)))?;
+        }
+        for (path, identity) in closed {
+            let shown = disk.shown(path);
+            match disk.open(path)? {
+                Some(file) if disk.look_at(&file)?.is(*identity) => disk.sync(&file),
+                _ => bail!("`{shown}` was removed or replaced before it was synced"),
+            }
+            .with_context(|| format!("cannot sync `{shown}`"))?;
         }
         if folders_of.is_empty() { Ok(()) } else { disk.sync_folders(folders_of) }
     }

@@ -22,6 +22,7 @@ use super::ledger::{Entry, FileId, Ledger, OriginId, Stage, Tail, own};
 use super::lock::{Lock, Owner};
 use super::outputs::{Author, LOSSES, OutputId, Outputs};
 use super::recovery;
+use super::retention::{Retention, make_room_at_start};
 use super::rotation::{self, Next, split};
 use super::stop::Stop;
 use super::syncing::Syncing;
@@ -47,8 +48,7 @@ pub(super) struct Writer {
     pub(super) compressor: Compressor,
     /// Rotated files that are to be compressed, the oldest first.
     pub(super) to_compress: VecDeque<FileId>,
-    /// Files have rotated since old ones were last looked for.
-    pub(super) retention_due: bool,
+    pub(super) retention: Retention,
     /// When the first file that waits to be created began to wait.
     unborn_since: Option<Instant>,
     stop: Arc<Stop>,
@@ -92,9 +92,11 @@ impl Writer {
     pub(super) fn open_on(disk: Arc<Disk>, plan: Plan, owner: Owner, stop: Arc<Stop>) -> Result<Self> {
         disk.create_folders(&own("lock"))?;
         let lock = owner.lock(&disk)?;
-        let mut ledger = Ledger::open(disk.clone(), plan.limits.ledger)?;
+        let make_room = |state: &_| make_room_at_start(&disk, state, &plan.keep);
+        let mut ledger = Ledger::open(disk.clone(), plan.limits.ledger, make_room)?;
         let unsettled = recovery::settle_intents(&disk, &mut ledger)?;
         let (mut outputs, mut changes) = Outputs::new(&plan.template, ledger.state());
+        recovery::finish_retired(&disk, ledger.state(), &mut changes, plan.limits.single_syncs)?;
         ledger.append(&mut changes)?;
         for (family, reason) in unsettled {
             if let Some(output) = outputs.of_family(&family) {
@@ -118,7 +120,7 @@ impl Writer {
             settled: Vec::new(),
             casualties: HashMap::new(),
             to_compress,
-            retention_due: true,
+            retention: Retention::new(),
             unborn_since: None,
             stop,
             is_full: false,
@@ -146,11 +148,16 @@ impl Writer {
         let (author, entry) =
             self.outputs.author_or_new(&self.plan.template, self.ledger.state(), &batch.origin);
         self.settled.extend(entry);
-        // Whoever cannot go back offers the same batch again.
-        if answered && self.outputs.is_mendable(author.output) {
-            recovery::check_held_file(&self.disk, &mut self.ledger, &mut self.outputs, author.output)?;
+        // A loss needs its note as well.
+        let notes = matches!(batch.content, Content::Loss { .. }).then_some(LOSSES);
+        let needed = || [author.output].into_iter().chain(notes);
+        for output in needed() {
+            // Whoever cannot go back offers the same batch again.
+            if answered && self.outputs.is_mendable(output) {
+                recovery::check_held_file(&self.disk, &mut self.ledger, &mut self.outputs, output)?;
+            }
         }
-        let held = match self.outputs.held(author.output) {
+        let held = match needed().find_map(|output| self.outputs.held(output)) {
             Some(reason) => reason.to_owned(),
             None => match self.place(batch, author) {
                 Ok(()) => return Ok(Written::Accepted),
@@ -273,6 +280,13 @@ impl Writer {
     pub(super) fn active(&mut self, output: OutputId) -> Result<Option<FileId>> {
         let Some(file) = self.outputs.active(output) else { return Ok(None) };
         if self.files.get(file).is_none() {
+            // Its name is all that is known of it; and people empty the notes when they have read them.
+            if output == LOSSES || !self.files.is_open(file) {
+                self.check_is_in_place(file, output)?;
+                if self.outputs.active(output).is_none() {
+                    return Ok(None);
+                }
+            }
             let record = self.ledger.state().files.get(file).context("an active file is in the ledger")?;
             self.files.insert(file, output, record.clone(), super::files::Birth::Recorded);
         }
@@ -351,7 +365,7 @@ impl Writer {
         Some(since.unwrap_or_default())
     }
 
-    /// Tries again for as long as the disk is full.
+    /// Tries again for as long as the disk is full, and deletes old files meanwhile.
     pub(super) fn patiently<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T>) -> Result<T> {
         loop {
             let error = match attempt(self) {
@@ -367,7 +381,9 @@ impl Writer {
             };
             self.is_full = true;
             self.full.report(&format!("{error:#}: waiting for room"), |message| tracing::error!("{message}"));
-            self.stop.sleep(self.full_pause.pause())?;
+            if !self.make_room()? {
+                self.stop.sleep(self.full_pause.pause())?;
+            }
         }
     }
 }

@@ -21,12 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::contents::{Opened, Packed, Reach};
-use super::identity::{self, FileId, Marker, Stat, read_head};
+use super::identity::{self, FileId, Stat, nanoseconds, read_head};
+use super::likeness::{Contents, holds, is_earlier, is_known, may_be_copy};
 use super::log::{Log, Now, Stage};
 use super::patterns::Patterns;
 use super::reading::Whereabouts;
 use super::siblings::{self, Suffix};
-use super::state::Generation;
 
 /// A file that may belong to a log.
 #[derive(Debug)]
@@ -38,9 +38,9 @@ pub(crate) struct Candidate {
     /// Whether a pattern selects it.
     pub(crate) is_selected: bool,
     pub(crate) suffix: Option<Suffix>,
-    held: Option<Arc<File>>,
+    pub(super) held: Option<Arc<File>>,
     /// Of a compressed file: its size is that of its content no more.
-    packed: Option<Packed>,
+    pub(super) packed: Option<Packed>,
 }
 
 /// The file of a generation.
@@ -118,15 +118,16 @@ pub(crate) fn gather(log: &Log, patterns: &Patterns, now: Now, is_last: bool) ->
     }
     siblings::sort_oldest_first(&mut found, |file| file.suffix.as_ref(), |file| file.stat.modified);
     // What is held open and seen nowhere was compressed, or else deleted: retention takes the oldest first.
-    for held in log.rotation.held.iter().rev() {
-        let Some(file) = &held.file else { continue };
-        let is_seen = live.is_some_and(|live| live.id == held.id);
-        if !is_seen && !found.iter().any(|candidate| candidate.stat.id == held.id) {
+    let held = log.rotation.held.iter().rev();
+    let held = held.filter_map(|held| Some((held.id, held.file.as_ref()?, &held.path)));
+    for (id, file, path) in held.chain(log.kept()) {
+        let is_seen = live.is_some_and(|live| live.id == id);
+        if !is_seen && !found.iter().any(|candidate| candidate.stat.id == id) {
             let stat = Stat::of_file(file)?;
             found.insert(
                 place_of_twin(file, &stat, &found)?.unwrap_or(0),
                 Candidate {
-                    path: held.path.clone(),
+                    path: path.clone(),
                     stat,
                     is_live: false,
                     is_selected: true,
@@ -184,10 +185,17 @@ fn is_needed(log: &Log, path: &Path) -> bool {
 /// A file that might be it cannot be read now; [`io::ErrorKind::Interrupted`] when it was renamed meanwhile.
 pub(crate) fn locate(log: &Log, candidates: &[Candidate]) -> io::Result<Option<Located>> {
     let Some(generation) = log.generation() else { return Ok(None) };
+    let known_end = log.mark.map_or(log.offset, |mark| mark.0.max(log.offset));
+    let is_unread = known_end == generation.base;
     let (same, others): (Vec<_>, Vec<_>) =
         candidates.iter().partition(|candidate| candidate.stat.id.same(&generation.id));
-    // Of several copies the newest one is the longest.
-    for candidate in same.into_iter().chain(others.into_iter().rev()) {
+    // Of several copies the newest one is the longest. But of a file of which nothing was read only the beginning
+    // is known, and many may share that: all that is newer than the one which is taken is read behind it.
+    let (unread, others): (Vec<&Candidate>, Vec<_>) = others.into_iter().partition(|candidate| {
+        let may_be_new = candidate.is_selected || nanoseconds(candidate.stat.modified) >= generation.began;
+        is_unread && may_be_new
+    });
+    for candidate in same.into_iter().chain(unread).chain(others.into_iter().rev()) {
         let is_same = candidate.stat.id.same(&generation.id);
         if log.rotation.replaced == Some(candidate.stat.id) {
             continue;
@@ -208,8 +216,10 @@ pub(crate) fn locate(log: &Log, candidates: &[Candidate]) -> io::Result<Option<L
             }
             continue;
         };
-        let known_end = log.mark.map_or(log.offset, |mark| mark.0.max(log.offset));
         if holds(&opened, generation, known_end, log.mark)? {
+            if is_unread && !is_same && is_earlier(log, candidates, candidate)? {
+                continue;
+            }
             let whereabouts = match (candidate.is_live, is_same) {
                 _ if candidate.is_packed() => Whereabouts::Copy,
                 (true, _) => Whereabouts::Home,
@@ -305,154 +315,22 @@ pub(crate) fn position_of_current(log: &Log, candidates: &[Candidate]) -> io::Re
     Ok(None)
 }
 
-/// Whether a file holds what a known generation held.
-pub(crate) fn is_known(log: &Log, all: &[Candidate], candidate: &Candidate) -> io::Result<bool> {
-    let mut contents = Contents::default();
-    for number in (0..log.generations.len()).rev() {
-        if contents.are(log, all, candidate, number)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// What a candidate holds, opened at the first question.
-#[derive(Default)]
-struct Contents(Option<(Opened, Vec<u8>)>);
-
-impl Contents {
-    /// Whether they are those of generation `number`.
-    fn are(
-        &mut self,
-        log: &Log,
-        all: &[Candidate],
-        candidate: &Candidate,
-        number: usize,
-    ) -> io::Result<bool> {
-        let Some(generation) = log.generations.get(number) else { return Ok(false) };
-        let is_same = candidate.stat.id.same(&generation.id);
-        if number == log.current && log.rotation.replaced == Some(candidate.stat.id) {
-            return Ok(false);
-        }
-        let copied = generation.copied.as_deref().filter(|copied| copied.may_be(all, candidate));
-        // What stands at the log's own path is never a mere copy: somebody made it to write into it.
-        let may_be_copy = || copied.is_some() || may_be_copy(all, generation, candidate);
-        if !is_same && (candidate.is_live || !may_be_copy()) {
-            return Ok(false);
-        }
-        if self.0.is_none() {
-            // Whatever vanished or was replaced since is looked at again when that is noticed.
-            let Some(opened) = candidate.open()? else { return Ok(false) };
-            let head = opened.head()?;
-            self.0 = Some((opened, head));
-        }
-        let Some((opened, head)) = &self.0 else { return Ok(false) };
-        if !generation.fingerprint.matches(head) {
-            return Ok(false);
-        }
-        if let Some(copied) = copied
-            && copied.is(opened)?
-        {
-            return Ok(true);
-        }
-        let (end, mark) = match generation.end {
-            Some((end, marker)) => (end, marker.map(|marker| (end, marker))),
-            None if number == log.current => (log.offset, log.mark),
-            None => (log.generations.get(number + 1).map_or(generation.base, |next| next.base), None),
-        };
-        let position = Log::file_position(generation, end);
-        // A beginning alone proves nothing: many files may share it.
-        if !is_same && position == 0 {
-            return Ok(false);
-        }
-        // Where the inode itself goes by another name, a file with the same content is another file; unless
-        // it was cut in place first, and then renamed. A plain file and what it is compressed into are one.
-        let has_moved = |other: &Candidate| {
-            !other.is_live
-                && other.stat.id != candidate.stat.id
-                && other.stat.id.same(&generation.id)
-                && (other.is_packed() || !candidate.is_packed())
-        };
-        if !is_same {
-            for other in all.iter().filter(|other| has_moved(other)) {
-                if let Some(opened) = other.open()?
-                    && holds(&opened, generation, end, mark)?
-                {
-                    return Ok(false);
-                }
-            }
-        }
-        let reach = opened.reach(position)?;
-        if reach == Reach::Damaged {
-            // What can be read of it was.
-            return Ok(true);
-        }
-        if reach == Reach::Shorter {
-            // A copy that was taken shortly before the original was cut may lack the last lines read of it.
-            return Ok(!is_same && is_cut_in_place(all, generation));
-        }
-        // What is finished does not grow, and what was compressed is all there: a file that holds more is another
-        // one. Of one that is not finished a short beginning would prove nothing.
-        let is_finished = number != log.current || generation.end.is_some();
-        let is_weak = candidate.is_packed() && !generation.fingerprint.is_strong();
-        if !is_same
-            && (is_finished || is_weak)
-            && opened.reach(position + generation.late + 1)? == Reach::There
-        {
-            return Ok(false);
-        }
-        holds(opened, generation, end, mark)
-    }
-}
-
-/// Whether a file with another inode may hold a generation's content at all.
-fn may_be_copy(all: &[Candidate], generation: &Generation, candidate: &Candidate) -> bool {
-    let has_the_name = candidate.is_live || candidate.suffix.is_some();
-    // Too short to tell two files apart; but where a file was cut in place, there was a copy.
-    let is_whole_copy = !candidate.is_live
-        && !candidate.is_packed()
-        && candidate.stat.size == u64::from(generation.fingerprint.length)
-        && is_cut_in_place(all, generation);
-    // A generation rebuilt from a position alone has no inode: then its own path must do.
-    let is_rebuilt = generation.id.inode == 0 && candidate.is_live;
-    // Where the file system tells no time of birth, a mount may have numbered its device anew.
-    let is_renumbered = candidate.is_live
-        && candidate.stat.id.inode == generation.id.inode
-        && candidate.stat.id.born == generation.id.born;
-    // Of what was compressed the inode is gone; of what was lost unread not even the beginning is known.
-    let may_be_compressed = candidate.is_packed()
-        && generation.fingerprint.length > 0
-        && !all.iter().any(|other| other.stat.id.same(&generation.id));
-    let is_likely = is_whole_copy || is_rebuilt || is_renumbered || may_be_compressed;
-    has_the_name && (generation.fingerprint.is_strong() || is_likely)
-}
-
-/// Whether the log's own path still leads to the generation's inode: if its content is elsewhere, it was
-/// copied and then truncated.
-fn is_cut_in_place(all: &[Candidate], generation: &Generation) -> bool {
-    all.iter().any(|other| other.is_live && other.stat.id.same(&generation.id))
-}
-
-/// Whether the file begins as the generation does, reaches to the offset `end`, and has the bytes of the
-/// marker where they belong.
-pub(crate) fn holds(
-    opened: &Opened,
-    generation: &Generation,
-    end: u64,
-    mark: Option<(u64, Marker)>,
+/// Whether the file at `path`, where another log has its own, holds what a known generation of this one held, and
+/// came to that name as a rotated file.
+pub(crate) fn is_rotated(
+    log: &Log,
+    patterns: &Patterns,
+    path: &Arc<Path>,
+    suffix: Suffix,
+    now: Now,
 ) -> io::Result<bool> {
-    let is_there = generation.fingerprint.matches(&opened.head()?)
-        && opened.reach(Log::file_position(generation, end))? == Reach::There;
-    if !is_there {
+    let stat = Stat::of_path(path)?;
+    if !stat.regular || stat.size == 0 || log.generations.is_empty() {
         return Ok(false);
     }
-    let Some((offset, marker)) = mark else { return Ok(true) };
-    let behind = Log::file_position(generation, offset);
-    let length = u64::from(marker.length);
-    if behind < length {
-        return Ok(false);
-    }
-    Ok(marker.matches(&opened.before(behind, usize::from(marker.length))?))
+    let (path, suffix) = (path.clone(), Some(suffix));
+    let file = Candidate { path, stat, is_live: false, is_selected: true, suffix, held: None, packed: None };
+    is_known(log, &gather(log, patterns, now, false)?, &file)
 }
 
 /// Whether a compressed file holds nothing, and is sound.
@@ -464,31 +342,4 @@ fn is_empty(candidate: &Candidate) -> io::Result<bool> {
 /// Whether an error says that nothing is there, not merely that it cannot be reached now.
 pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-    use crate::file_tail::identity::Fingerprint;
-
-    #[test]
-    fn a_short_file_is_known_at_its_place_although_its_device_was_numbered_anew() {
-        let id = FileId { device: 1, inode: 7, born: 0 };
-        let fingerprint = Fingerprint::of(b"short\n");
-        let generation =
-            Generation { base: 0, skip: 0, fingerprint, id, began: 0, late: 0, copied: None, end: None };
-        let may_be = |id: FileId, is_live: bool| {
-            let stat = Stat { id, size: 6, modified: UNIX_EPOCH, changed: UNIX_EPOCH, regular: true };
-            let path = Path::new("/a.log").into();
-            let suffix = (!is_live).then_some(Suffix::Number(1));
-            let file = Candidate { path, stat, is_live, is_selected: true, suffix, held: None, packed: None };
-            may_be_copy(std::slice::from_ref(&file), &generation, &file)
-        };
-        assert!(may_be(FileId { device: 2, ..id }, true));
-        assert!(!may_be(FileId { device: 2, ..id }, false), "under another name it may be anything");
-        assert!(!may_be(FileId { device: 2, inode: 8, ..id }, true));
-        assert!(!may_be(FileId { born: 5, ..id }, true));
-    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
 use fshipper_pipeline::config::{OneOrMany, Period, Size};
-use fshipper_pipeline::{Checkpoint, Context, Invalid, Settings, Source, SourceConfig};
+use fshipper_pipeline::{BacklogUnit, Checkpoint, Context, Invalid, Settings, Source, SourceConfig};
 use regex::bytes::Regex;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use super::lines::{Encoding, Events, Lines};
 use super::log::Now;
 use super::patterns::{self, Patterns};
 use super::source::TailSource;
+use super::survivors::Survivors;
 use super::tail::{Options, TableOptions, Tail};
 use super::watch::LinemuxWatch;
 
@@ -143,9 +144,14 @@ impl SourceConfig for FileTail {
         let watch = LinemuxWatch::start();
         let hinted = watch.hinted();
         let state_dir = context.state_dir.clone();
+        let survivors = context.progress.memory::<Survivors>();
+        let backlog = context.progress.tell_backlog(BacklogUnit::Bytes);
         let opened = tokio::task::spawn_blocking(move || {
             let now = Now { instant: Instant::now(), system: SystemTime::now() };
-            Tail::open(options, &state_dir, &from, Box::new(watch), now)
+            let mut tail = Tail::open(options, &state_dir, &from, Box::new(watch), now)?;
+            tail.take_over(survivors);
+            tail.tell_to(backlog);
+            anyhow::Ok(tail)
         });
         let tail = opened.await.context("the file reader stopped")??;
         for table in tail.tables_without_files() {

@@ -42,10 +42,13 @@ pub(crate) struct Packed {
     peeks: Arc<Peeks>,
 }
 
+/// Of a file of this size: which place, and how many bytes before it.
+type Question = (FileId, u64, u64, usize);
+
 /// What was found in the compressed files of a log.
 #[derive(Debug, Default)]
 pub(crate) struct Peeks {
-    found: Mutex<HashMap<(FileId, u64, u64), Peek>>,
+    found: Mutex<HashMap<Question, Peek>>,
     /// Files whose times of change are in the future: what they were at the first look, and when that was.
     dated_ahead: Mutex<HashMap<FileId, (u64, SystemTime, Instant)>>,
 }
@@ -143,7 +146,7 @@ impl Packed {
     }
 
     fn peek(&self, file: &File, stat: &Stat, position: u64, length: usize) -> io::Result<Peek> {
-        let key = (stat.id, stat.size, position);
+        let key = (stat.id, stat.size, position, length);
         if let Some(peek) = self.peeks.lock().get(&key) {
             return Ok(peek.clone());
         }
@@ -188,7 +191,7 @@ impl Peeks {
         now.saturating_duration_since(first.2) >= COMPLETE_AFTER
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(FileId, u64, u64), Peek>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Question, Peek>> {
         // Nothing under this lock can be left half done.
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -200,4 +203,25 @@ pub(crate) fn head_of(path: &Path) -> io::Result<Vec<u8>> {
     let stat = Stat::of_file(&file)?;
     let packed = || Packed { may_grow: false, is_last: false, peeks: Arc::default() };
     Opened { file, stat, packed: siblings::is_gzip(path).then(packed) }.head()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_before_a_place_are_not_the_first_bytes_up_to_it() {
+        let content: Vec<u8> = (0..3000_u32).flat_map(u32::to_be_bytes).collect();
+        let mut encoder = flate2::write::GzEncoder::new(tempfile::tempfile().unwrap(), Default::default());
+        encoder.write_all(&content).unwrap();
+        let file = encoder.finish().unwrap();
+        let stat = Stat::of_file(&file).unwrap();
+        let packed = Some(Packed { may_grow: false, is_last: false, peeks: Arc::default() });
+        let opened = Opened { file, stat, packed };
+        assert_eq!(opened.reach(HEAD_BYTES as u64).unwrap(), Reach::There);
+        assert_eq!(opened.head().unwrap(), content[..HEAD_BYTES]);
+        assert_eq!(opened.before(HEAD_BYTES as u64, 10).unwrap(), content[HEAD_BYTES - 10..HEAD_BYTES]);
+    }
 }

@@ -41,13 +41,28 @@ impl Copied {
 }
 
 impl Log {
-    /// The file of the current generation, as long as it is open.
-    fn original(&self) -> Option<&File> {
-        match &self.stage {
-            Stage::Reading(reading) if !reading.is_packed => reading.file.as_ref(),
+    /// The file of the current generation, as long as it can be read.
+    fn original(&self) -> io::Result<Option<File>> {
+        let open = match &self.stage {
+            Stage::Reading(reading) if reading.is_packed => None,
+            Stage::Reading(reading) if reading.file.is_none() => return reading.open(),
+            Stage::Reading(reading) => reading.file.as_ref(),
             Stage::Over => self.rotation.finished.as_ref(),
-            _ => None,
-        }
+            Stage::Locate => None,
+        };
+        open.map(File::try_clone).transpose()
+    }
+
+    /// Whether a file may be a copy of the current one that was not compared with it.
+    fn may_be_copy(&self, file: &Candidate) -> bool {
+        let id = file.stat.id;
+        let is_held = || self.rotation.held.iter().any(|held| held.id == id);
+        !file.is_live
+            && file.suffix.is_some()
+            && file.stat.size > 0
+            && !is_held()
+            && !self.rotation.passed.contains(&id)
+            && self.rotation.compared.get(&id) != Some(&file.stat.size)
     }
 }
 
@@ -56,33 +71,28 @@ impl Tail {
     /// rotated one is no copy of another that has such a name itself: rotation has moved both.
     pub(super) fn note_copies(&mut self, index: usize, files: &[Candidate]) -> io::Result<()> {
         let log = &mut self.logs[index];
-        let (Some(original), Some(generation)) = (log.original(), log.generation()) else { return Ok(()) };
+        let candidates: Vec<&Candidate> = files.iter().filter(|file| log.may_be_copy(file)).collect();
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let (Some(original), Some(generation)) = (log.original()?, log.generation()) else { return Ok(()) };
         // One that cannot be read any more holds nobody up.
-        let Ok(stat) = Stat::of_file(original) else { return Ok(()) };
+        let Ok(stat) = Stat::of_file(&original) else { return Ok(()) };
         let is_rotated = |file: &Candidate| file.is_live || file.suffix.is_some();
         if files.iter().any(|file| file.stat.id == stat.id && is_rotated(file)) {
             return Ok(());
         }
         let (mut found, mut compared) = (None, Vec::new());
-        for file in files.iter().filter(|file| !file.is_live && file.suffix.is_some()) {
-            let (id, size) = (file.stat.id, file.stat.size);
-            let is_held = log.rotation.held.iter().any(|held| held.id == id);
-            if size == 0
-                || is_held
-                || log.rotation.passed.contains(&id)
-                || log.rotation.compared.get(&id) == Some(&size)
-            {
-                continue;
-            }
-            if read_at(original, 0, 1).is_err() {
+        for file in candidates {
+            if read_at(&original, 0, 1).is_err() {
                 return Ok(());
             }
-            match compare(original, stat.size, generation, file) {
+            match compare(&original, stat.size, generation, file) {
                 Err(error) if !is_absence(&error) => return Err(error),
                 Ok(Some(copied)) => found = Some(Box::new(copied)),
                 _ => {}
             }
-            compared.push((id, size));
+            compared.push((file.stat.id, file.stat.size));
         }
         if !compared.is_empty() {
             log.rotation.make().compared.extend(compared);

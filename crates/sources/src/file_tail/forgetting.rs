@@ -19,7 +19,7 @@ const SWEEP_ABOVE: usize = 512;
 impl Tail {
     /// Forgets what is gone for good, now and then.
     pub(super) fn sweep(&mut self) {
-        if self.by_id.len() + self.by_path.len() < self.sweep_above.max(SWEEP_ABOVE) {
+        if self.owners.len() + self.by_path.len() < self.sweep_above.max(SWEEP_ABOVE) {
             return;
         }
         let gone: HashSet<usize> =
@@ -37,11 +37,11 @@ impl Tail {
             known.extend(log.last_read().filter(|id| !is_listed(id)));
         }
         let is_known = |id: &FileId| is_listed(id) || known.contains(id);
-        self.by_id.retain(|id, owner| is_known(id) && !gone.contains(owner));
+        self.owners.retain(|id, owner| is_known(id) && !gone.contains(&owner));
         self.inodes.clear();
-        self.inodes.extend(self.by_id.keys().map(|id| id.inode));
+        self.inodes.extend(self.owners.inodes());
         self.inodes.shrink_to_fit();
-        self.sweep_above = 2 * (self.by_id.len() + self.by_path.len());
+        self.sweep_above = 2 * (self.owners.len() + self.by_path.len());
     }
 
     /// Whether nothing of a log is left, nothing of it is under way, and its end is durable.

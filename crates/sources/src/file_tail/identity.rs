@@ -121,7 +121,10 @@ impl Stat {
 
     fn of(metadata: &Metadata) -> Self {
         let born = metadata.created().map_or(0, nanoseconds);
-        let id = FileId { device: metadata.dev(), inode: metadata.ino(), born };
+        let device = metadata.dev();
+        #[cfg(test)]
+        let device = device + DEVICES_BEFORE.get();
+        let id = FileId { device, inode: metadata.ino(), born };
         let modified = metadata.modified().unwrap_or(UNIX_EPOCH);
         let since = Duration::new(metadata.ctime().max(0) as u64, metadata.ctime_nsec() as u32);
         let changed = UNIX_EPOCH + since;
@@ -147,6 +150,12 @@ pub(crate) fn is_stale(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::STALE)
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// Tests cannot reboot: how many devices came before the one that has the files of this thread's test.
+    pub(super) static DEVICES_BEFORE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Tests have no NFS: a file that was opened with `O_SYNC`, as nothing else is here, plays a stale one.
 #[cfg(test)]
 fn refuse_stale(file: &File) -> io::Result<()> {
@@ -154,6 +163,11 @@ fn refuse_stale(file: &File) -> io::Result<()> {
         true => Err(Errno::STALE.into()),
         false => Ok(()),
     }
+}
+
+/// Whether an open file is at no path any more.
+pub(crate) fn is_deleted(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
 }
 
 /// Reads at most `length` bytes at `position`, fewer only where the file ends.

@@ -10,11 +10,11 @@ use std::time::{Instant, SystemTime};
 use fshipper_pipeline::{Batch, Complaint, Epoch, Origin, Position};
 
 use super::contents::Peeks;
-use super::identity::{FileId, Marker, Stat};
+use super::identity::{FileId, Fingerprint, Marker, Stat};
 use super::place::Place;
 use super::reading::Reading;
 use super::rotation::{Held, LazyRotation};
-use super::state::{Generation, Known, Loss, StateLog};
+use super::state::{Generation, Loss, StateLog};
 
 /// Finished generations beyond this many are forgotten, the oldest first. Files older than the one that is
 /// being read are never taken for new ones, so this matters only after a rotation in which that one vanished.
@@ -123,56 +123,6 @@ impl Log {
         }
     }
 
-    /// Continues where the receiving side ends: `position` is its word, `known` what the state log holds of
-    /// the same epoch.
-    pub(crate) fn resume(&mut self, known: Option<Known>, position: Option<&Position>) {
-        let mut losses = Vec::new();
-        if let Some(known) = known {
-            self.epoch = known.epoch;
-            self.generations = known.generations;
-            losses = known.losses;
-        }
-        self.is_rebuilt = self.generations.is_empty();
-        // One of a later file says nothing of this offset.
-        let place = position.and_then(|position| {
-            Place::decode(&position.place).filter(|place| place.base <= position.offset)
-        });
-        if let Some(position) = position {
-            self.epoch = position.epoch;
-            self.offset = position.offset;
-        }
-        if let Some(place) = place {
-            self.adopt(&place);
-        }
-        self.generations.sort_by_key(|generation| generation.base);
-        let begun = self.generations.iter().rposition(|generation| generation.base <= self.offset);
-        self.current = begun.unwrap_or(0);
-        let is_over =
-            |generation: &Generation| matches!(generation.end, Some((end, _)) if end == self.offset);
-        let is_last = self.current + 1 == self.generations.len();
-        self.stage = match self.generations.get(self.current) {
-            Some(generation) if !(is_last && is_over(generation)) => Stage::Locate,
-            _ => Stage::Over,
-        };
-        if let (Some(place), Some(generation)) = (place, self.generations.get(self.current))
-            && place.base == generation.base
-            && place.skip == generation.skip
-        {
-            self.mark = place.marker.map(|marker| (place.end, marker));
-        }
-        self.prune();
-        if let Some(last) = place.and_then(|place| place.lost) {
-            drop_committed(&mut losses, last);
-            self.rotation.make().last_loss = Some(last);
-        }
-        let is_over = matches!(self.stage, Stage::Over);
-        for loss in losses {
-            // Whether it was committed, nobody knows.
-            self.owe(&loss);
-            self.send_loss(0, loss.reason, is_over);
-        }
-    }
-
     /// Takes note of how far it is durable at the other end of its hop.
     pub(crate) fn set_committed(&mut self, committed: &Position) {
         self.committed = committed.offset;
@@ -180,31 +130,6 @@ impl Log {
             && let Some(last) = Place::decode(&committed.place).and_then(|place| place.lost)
         {
             drop_committed(&mut rotation.uncommitted, last);
-        }
-    }
-
-    /// Adds the generation that a place describes, or what is newer in it, to those of the state log.
-    fn adopt(&mut self, place: &Place) {
-        let same =
-            |generation: &&mut Generation| generation.base == place.base && generation.skip == place.skip;
-        // Of several that begin there all but the last are empty.
-        match self.generations.iter_mut().rev().find(same) {
-            Some(generation) => {
-                if generation.fingerprint.length < place.fingerprint.length {
-                    generation.fingerprint = place.fingerprint;
-                }
-                if place.over && place.end == self.offset {
-                    generation.end = Some((place.end, place.marker));
-                }
-            }
-            None => {
-                let id = FileId { device: 0, inode: 0, born: 0 };
-                let end = (place.over && place.end == self.offset).then_some((place.end, place.marker));
-                let Place { base, skip, fingerprint, .. } = *place;
-                let generation =
-                    Generation { base, skip, fingerprint, id, began: 0, late: 0, copied: None, end };
-                self.generations.push(generation);
-            }
         }
     }
 
@@ -259,9 +184,13 @@ impl Log {
         self.record_loss(state, missing, reason, true);
     }
 
-    /// Records that what is before the first generation that is remembered can never be read, and moves there.
-    /// Somebody may have it: what comes next must not take its offsets.
-    pub(crate) fn lose_forgotten(&mut self, state: &mut StateLog) {
+    /// Records, once it has resumed, what nothing is known of any more, and moves past it. Somebody may have it:
+    /// what comes next must not take its offsets.
+    pub(crate) fn lose_unknown(&mut self, state: &mut StateLog) {
+        let is_said = !self.rotation.outbox.is_empty();
+        if self.generations.is_empty() && self.offset > 0 && !is_said {
+            self.lose(state, 0, "nothing is known of the file that was read before".to_owned());
+        }
         let Some(first) = self.generations.first() else { return };
         if let Some(missing @ 1..) = first.base.checked_sub(self.offset) {
             let reason = "nothing is known any more of the files that held this".to_owned();
@@ -289,19 +218,27 @@ impl Log {
     }
 
     /// Remembers a loss until it is committed.
-    fn owe(&mut self, loss: &Loss) {
+    pub(super) fn owe(&mut self, loss: &Loss) {
         let rotation = self.rotation.make();
         rotation.last_loss = Some(loss.id);
         rotation.uncommitted.push(loss.clone());
     }
 
     /// Hands a loss over, and moves past it. `is_over` says whether nothing more comes of the current generation.
-    fn send_loss(&mut self, missing: u64, reason: Arc<str>, is_over: bool) {
+    pub(super) fn send_loss(&mut self, missing: u64, reason: Arc<str>, is_over: bool) {
         let mut batch = Batch::loss(self.origin.clone(), self.epoch, self.offset, missing, reason);
         self.offset += missing;
-        if let Some(place) = self.place(is_over) {
-            batch.place = place.encode();
-        }
+        // Where no file is known, the loss alone stands there.
+        let alone = Place {
+            base: self.offset,
+            skip: 0,
+            end: self.offset,
+            fingerprint: Fingerprint::of(b""),
+            marker: None,
+            over: true,
+            lost: self.rotation.last_loss,
+        };
+        batch.place = self.place(is_over).unwrap_or(alone).encode();
         self.rotation.make().outbox.push_back(batch);
     }
 
@@ -361,7 +298,7 @@ impl Log {
         self.prune();
     }
 
-    fn prune(&mut self) {
+    pub(super) fn prune(&mut self) {
         let surplus = |most| self.generations.len().saturating_sub(most).min(self.current);
         let is_done = |generation: &Generation| self.floor.is_none_or(|floor| generation.base <= floor);
         // The last of them is where the far end would go on.
@@ -374,7 +311,7 @@ impl Log {
 
 /// Takes away the losses up to the one that is the last of those that are committed. An earlier one, which is not
 /// remembered any more, says nothing of these.
-fn drop_committed(losses: &mut Vec<Loss>, last: u64) {
+pub(super) fn drop_committed(losses: &mut Vec<Loss>, last: u64) {
     if let Some(number) = losses.iter().position(|loss| loss.id == last) {
         losses.drain(..=number);
     }

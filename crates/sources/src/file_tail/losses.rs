@@ -11,14 +11,16 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::candidates::{Candidate, holds, is_known, position_of_current};
+use super::candidates::{Candidate, position_of_current};
 use super::contents::Reach;
 use super::identity::{Fingerprint, Stat, nanoseconds};
+use super::likeness::{holds, is_known};
 use super::log::{Log, Now};
 use super::rotation::{Behind, Held};
 use super::siblings;
 use super::state::Generation;
 use super::tail::Tail;
+use super::waiting::UNSURE;
 
 /// A writer that goes on and on in a finished file is reported so often.
 const LATE_PAUSE: Duration = Duration::from_secs(60);
@@ -27,25 +29,52 @@ const LATE_PAUSE: Duration = Duration::from_secs(60);
 const SEARCH: Duration = Duration::from_secs(2);
 
 impl Tail {
-    /// The current generation's file is nowhere: what was not read of it is lost. Whether that is certain;
+    /// The current generation's file is none of `files`: what was not read of it is lost. Whether that is certain;
     /// else it is looked for again.
-    pub(super) fn miss(&mut self, index: usize, live: Option<&Stat>, now: Now) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// As with [`Tail::pass_over_older`].
+    pub(super) fn miss(&mut self, index: usize, files: &[Candidate], now: Now) -> io::Result<bool> {
+        let live = files.iter().find(|file| file.is_live).map(|file| file.stat);
         let log = &mut self.logs[index];
-        let Some(generation) = log.generation().cloned() else { return true };
+        let Some(generation) = log.generation().cloned() else { return Ok(true) };
         let known_end = log.next_base().or(generation.end.map(|end| end.0)).or(log.rotation.seen_end);
         let missing = known_end.map(|end| end.saturating_sub(log.offset));
         let is_cut = live.is_some_and(|live| live.id.same(&generation.id));
         let since = *log.rotation.make().missing_since.get_or_insert(now.instant);
         let is_certain = match is_cut {
             _ if missing == Some(0) => true,
-            // Before a file is truncated its copy appears, which a listing from before may not show.
-            true => self.is_listed(index, since + Duration::from_nanos(1)),
+            // Before a file is truncated its copy appears, which a listing from before may not show. A directory
+            // that cannot be listed shows none.
+            true => {
+                self.is_last_tick()
+                    || now.instant.saturating_duration_since(since) >= UNSURE
+                    || self.is_listed(index, since + Duration::from_nanos(1))
+            }
             false => self.is_searched(index, since, now),
         };
         if !is_certain {
-            return false;
+            return Ok(false);
+        }
+        let was_rebuilt = self.logs[index].is_rebuilt;
+        if was_rebuilt {
+            self.pass_over_older(index, files, None, now)?;
         }
         let log = &mut self.logs[index];
+        // Nobody here has ever seen what was read, nor wants it again: the log at this path is another one.
+        if was_rebuilt && missing.is_none() && live.is_some() && log.reached <= log.offset {
+            tracing::warn!(
+                "the state directory knows nothing of `{}`, and the file that was read last, in epoch {}, is \
+                 nowhere: going on in a new epoch; should two hosts go by this name, give one of them another",
+                log.origin,
+                log.epoch,
+            );
+            log.begin_epoch(&mut self.state);
+            self.unsettled.insert(index);
+            self.make_ready(index);
+            return Ok(true);
+        }
         let rotation = log.rotation.make();
         rotation.missing_since = None;
         // The inode may hold something newer by now.
@@ -60,7 +89,7 @@ impl Tail {
             self.make_ready(index);
         }
         self.finish(index);
-        true
+        Ok(true)
     }
 
     /// Files that waited for their turn without being held open, and are nowhere now, are lost. Whether what
@@ -166,7 +195,7 @@ impl Tail {
         self.warn_of_compressed(index, now);
         let log = &self.logs[index];
         let Some(last) = log.generation().cloned() else { return Ok(()) };
-        let is_own = |file: &Candidate| self.by_id.get(&file.stat.id) == Some(&index);
+        let is_own = |file: &Candidate| self.owners.of(file.stat.id) == Some(index);
         let has_place = |file: &&Candidate| !file.is_live && !is_own(file);
         let mut lost = Vec::new();
         for file in files.iter().take_while(has_place) {
@@ -252,7 +281,7 @@ impl Tail {
         let log = &mut self.logs[index];
         let behind = log.rotation.if_any().and_then(|rotation| rotation.behind.take());
         let not_before = behind.and_then(|behind| behind.not_before);
-        let is_due = self.is_ending || not_before.is_none_or(|not_before| now.instant >= not_before);
+        let is_due = not_before.is_none_or(|not_before| now.instant >= not_before);
         let mut latest: Option<(usize, Behind)> = None;
         for file in files.iter().filter(|file| !file.is_live && !file.is_packed()) {
             let of_file = log.generations.iter().rposition(|known| known.id.same(&file.stat.id));

@@ -1,14 +1,16 @@
 //! Which files are open: [`OpenFiles`].
 //!
-//! What stands at its place can be closed and opened again at any time; what was renamed or deleted, and was
-//! not read to its end, cannot.
+//! What stands at its place can be closed and opened again at any time, and so can what was renamed and was read
+//! to its end; what was deleted, or was not read to its end, cannot.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::log::Stage;
-use super::reading::Whereabouts;
+use super::identity::Stat;
+use super::log::{Log, Stage};
+use super::reading::{Reading, Whereabouts};
 use super::tail::Tail;
 
 /// Files kept open besides those being read, when the limit on open files allows.
@@ -63,11 +65,48 @@ impl Tail {
     pub(super) fn close_least_used(&mut self) {
         let Some((used, index)) = self.open_files.open.pop_first() else { return };
         let log = &mut self.logs[index];
-        if let Stage::Reading(reading) = &mut log.stage {
-            // Only a file at its place can be opened again.
-            if reading.used == used && reading.whereabouts == Whereabouts::Home {
-                reading.file = None;
-            }
+        let position = log.position();
+        if let Stage::Reading(reading) = &mut log.stage
+            && reading.used == used
+            && (reading.whereabouts == Whereabouts::Home || reading.is_read_to_its_end(position))
+        {
+            reading.file = None;
         }
+    }
+
+    /// Whether the log's file is open; it may have been closed while there was nothing to read.
+    pub(super) fn open_again(&mut self, index: usize) -> io::Result<bool> {
+        let log = &mut self.logs[index];
+        let Stage::Reading(reading) = &mut log.stage else { return Ok(false) };
+        if reading.file.is_none() {
+            reading.file = reading.open()?;
+        }
+        if reading.file.is_some() {
+            return Ok(true);
+        }
+        // It was renamed or replaced: its directory says more.
+        self.discovery.look_again(&log.path);
+        self.waiting.insert(index);
+        Ok(false)
+    }
+}
+
+impl Log {
+    /// Whether the file that is being read was closed when it was read to its end, and is what it was then.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let Stage::Reading(reading) = &self.stage else { return false };
+        let is_same =
+            |stat: Stat| (stat.id, stat.size, stat.modified) == (reading.id, reading.size, reading.modified);
+        reading.is_closed()
+            && reading.is_read_to_its_end(self.position())
+            && Stat::of_path(&reading.path).is_ok_and(is_same)
+    }
+}
+
+impl Reading {
+    /// Whether it was renamed, and up to `position` everything was read that it holds.
+    fn is_read_to_its_end(&self, position: u64) -> bool {
+        let is_renamed = self.whereabouts == Whereabouts::Moved && !self.is_packed;
+        is_renamed && self.text.is_found() && self.text.end() <= position && self.text.zeros() == 0
     }
 }

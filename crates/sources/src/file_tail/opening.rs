@@ -10,6 +10,7 @@ use fshipper_pipeline::{Checkpoint, Complaint};
 use super::discovery::Discovery;
 use super::log::Now;
 use super::open_files::OpenFiles;
+use super::owners::Owners;
 use super::paths::LogsByPath;
 use super::restoring::positions;
 use super::state::StateLog;
@@ -41,7 +42,7 @@ impl Tail {
             dormant: HashMap::new(),
             by_path: LogsByPath::default(),
             by_member: HashMap::new(),
-            by_id: HashMap::new(),
+            owners: Owners::default(),
             inodes: HashSet::new(),
             free: Vec::new(),
             sweep_above: 0,
@@ -60,6 +61,8 @@ impl Tail {
             is_ending: false,
             watch,
             state_complaint: Complaint::default(),
+            survivors: None,
+            told: None,
         };
 
         let paths: BTreeSet<PathBuf> = remembered.logs.keys().chain(positions.keys()).cloned().collect();
@@ -88,13 +91,7 @@ impl Tail {
                 }
                 _ => tail.logs[index].resume(known, position),
             }
-            let log = &mut tail.logs[index];
-            let is_said = !log.rotation.outbox.is_empty();
-            if log.generations.is_empty() && log.offset > 0 && !is_said {
-                let reason = "nothing is known of the file that was read before".to_owned();
-                log.lose(&mut tail.state, 0, reason);
-            }
-            log.lose_forgotten(&mut tail.state);
+            tail.logs[index].lose_unknown(&mut tail.state);
             tail.register(index);
         }
         tail.discover(now);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::candidates::is_absence;
 use super::identity::{self, FileId, Stat};
 use super::log::Now;
 use super::text::TextEnd;
@@ -74,6 +75,19 @@ impl Reading {
         self.file.is_none() && self.unpacking.is_none()
     }
 
+    /// Opens the file where it was last seen; `None` when it is not there any more.
+    ///
+    /// # Errors
+    ///
+    /// Nobody knows whether it is there.
+    pub(crate) fn open(&self) -> io::Result<Option<File>> {
+        let file = match identity::open(&self.path) {
+            Err(error) if is_absence(&error) => return Ok(None),
+            opened => opened?,
+        };
+        Ok((Stat::of_file(&file)?.id == self.id).then_some(file))
+    }
+
     /// Says once that zeros which end the file are left out.
     pub(crate) fn tell_zeros(&mut self) {
         let zeros = self.text.zeros();
@@ -94,8 +108,8 @@ impl Reading {
         match self.whereabouts {
             Whereabouts::Home => self.file = None,
             Whereabouts::Moved | Whereabouts::Copy if !self.is_packed => {
-                let is_same = |file: &File| Stat::of_file(file).is_ok_and(|stat| stat.id == self.id);
-                match identity::open(&self.path).ok().filter(is_same) {
+                // Whatever is wrong with its path does not matter as long as it is open.
+                match self.open().ok().flatten() {
                     Some(file) => self.file = Some(file),
                     None if is_stale => self.file = None,
                     None => {}

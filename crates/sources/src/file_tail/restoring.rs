@@ -12,6 +12,7 @@ use fshipper_pipeline::{Checkpoint, History};
 
 use super::candidates::{self, Candidate};
 use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, nanoseconds};
+use super::likeness::is_known;
 use super::lines::Encoding;
 use super::log::{Log, Now, Stage};
 use super::state::Generation;
@@ -27,11 +28,15 @@ impl Tail {
         let log = &self.logs[index];
         let mut rival = Log::new(log.origin.clone(), log.path.clone(), log.table);
         rival.rotation.make().members = log.rotation.members.clone();
+        rival.reached = history.reached().unwrap_or(0);
+        rival.committed = history.current.offset;
         rival.resume(None, Some(&history.current));
         let gathered = candidates::gather(&rival, &self.options.patterns, now, false);
         let located = gathered.and_then(|files| candidates::locate(&rival, &files));
-        // An epoch that the receiving side has left behind is one that it would refuse.
-        let is_stale = history.earlier.iter().any(|(epoch, _)| *epoch == log.epoch);
+        // An epoch that the receiving side has left behind is one that it would refuse. Who has the files of that one
+        // has to be refused: the one that followed is that of another host which goes by the same name.
+        let is_behind = history.earlier.iter().any(|(epoch, _)| *epoch == log.epoch);
+        let is_stale = is_behind && !self.has_files(index, now);
         let is_found = matches!(located, Ok(Some(_)));
         tracing::warn!(
             "the state directory says that `{}` is in epoch {}, the receiving side says {}: going on with {}",
@@ -44,8 +49,23 @@ impl Tail {
             for generation in &rival.generations {
                 self.state.stage_generation(&rival.path, rival.epoch, generation);
             }
+            let owed = self.logs[index].rotation.uncommitted.clone();
+            for loss in owed {
+                self.state.stage_loss(&rival.path, rival.epoch, &loss);
+                rival.owe(&loss);
+                let is_over = matches!(rival.stage, Stage::Over);
+                rival.send_loss(0, loss.reason, is_over);
+            }
+            rival.lose_unknown(&mut self.state);
             self.logs[index] = rival;
         }
+    }
+
+    /// Whether a file that a log consists of is there, as far as anybody can look.
+    fn has_files(&self, index: usize, now: Now) -> bool {
+        let log = &self.logs[index];
+        let gathered = candidates::gather(log, &self.options.patterns, now, false);
+        gathered.is_ok_and(|files| files.iter().any(|file| is_known(log, &files, file).unwrap_or(false)))
     }
 
     /// `start_at = "end"`: what is there when the pipeline first starts counts as read.
@@ -56,7 +76,7 @@ impl Tail {
                 continue;
             }
             // A file that cannot be looked at now is read from its beginning when it can be.
-            let Ok(files) = candidates::gather(log, &self.options.patterns, now, false) else { continue };
+            let Ok(files) = candidates::gather(log, &self.options.patterns, now, true) else { continue };
             for candidate in files.iter().filter(|candidate| candidate.is_selected && candidate.stat.size > 0)
             {
                 let encoding = self.options.tables[log.table].lines.encoding;
@@ -73,25 +93,35 @@ impl Tail {
 
     /// Without a state log nobody knows what was read of the files before the current one: since they came
     /// before it, all of it. They are recorded as passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Interrupted`] when one of them is being compressed: nothing is recorded before it is whole.
     pub(super) fn pass_over_older(
         &mut self,
         index: usize,
         files: &[Candidate],
         current: Option<&Path>,
         now: Now,
-    ) {
+    ) -> io::Result<()> {
         let log = &mut self.logs[index];
         let older = files.iter().take_while(|file| !file.is_live && Some(&*file.path) != current);
         let mut generations = Vec::new();
         let encoding = self.options.tables[log.table].lines.encoding;
         for candidate in older {
-            let Ok(Some((generation, _))) = passed_over(candidate, encoding, now) else { continue };
-            self.state.stage_generation(&log.path, log.epoch, &generation);
-            generations.push(generation);
+            match passed_over(candidate, encoding, now) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+                Ok(Some((generation, _))) => generations.push(generation),
+                _ => {}
+            }
+        }
+        for generation in &generations {
+            self.state.stage_generation(&log.path, log.epoch, generation);
         }
         log.current += generations.len();
         log.generations.splice(0..0, generations);
         log.is_rebuilt = false;
+        Ok(())
     }
 
     /// Drops logs whose last file was read to its end and is gone, so that the state does not grow for ever.

@@ -15,6 +15,7 @@ use fshipper_pipeline::Batch;
 
 use super::identity::{FileId, Fingerprint};
 use super::state::Loss;
+use super::survivors::Kept;
 
 /// The files of a log around the one that is being read, and what is in doubt about them.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Rotation {
     pub(crate) compared: BTreeMap<FileId, u64>,
     /// Files that come after the current one, oldest first, held open so that deleting them loses nothing.
     pub(crate) held: Vec<Held>,
+    /// Files that were begun and are at no path any more, held open until all of them is committed.
+    pub(crate) kept: Vec<Kept>,
     /// The file that was finished last, until what comes next was looked for.
     pub(crate) finished: Option<File>,
     /// The file that was finished last, should somebody still write into it.
@@ -111,6 +114,7 @@ impl Rotation {
             passed: BTreeSet::new(),
             compared: BTreeMap::new(),
             held: Vec::new(),
+            kept: Vec::new(),
             finished: None,
             behind: None,
             outbox: VecDeque::new(),

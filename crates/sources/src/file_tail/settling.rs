@@ -121,14 +121,15 @@ impl Tail {
             match &mut log.stage {
                 Stage::Locate => {
                     let located = candidates::locate(log, &files)?;
-                    if log.is_rebuilt {
-                        let path = located.as_ref().map(|located| located.path.clone());
-                        self.pass_over_older(index, &files, path.as_deref(), now);
-                    }
                     match located {
-                        Some(located) => self.start_reading(index, located, now),
+                        Some(located) => {
+                            if log.is_rebuilt {
+                                self.pass_over_older(index, &files, Some(&located.path), now)?;
+                            }
+                            self.start_reading(index, located, now);
+                        }
                         None => {
-                            if !self.miss(index, live.as_ref(), now) {
+                            if !self.miss(index, &files, now)? {
                                 return Ok(None);
                             }
                         }
@@ -196,7 +197,10 @@ impl Tail {
                 Stage::Over if !is_at_last => {
                     log.current += 1;
                     log.mark = None;
-                    log.rotation.clear(|rotation| rotation.seen_end = None);
+                    log.rotation.clear(|rotation| {
+                        rotation.seen_end = None;
+                        rotation.finished = None;
+                    });
                     log.stage = Stage::Locate;
                 }
                 Stage::Over => return self.settle_next(index, files, is_first_look, now),
@@ -234,12 +238,11 @@ impl Tail {
         self.lose_unselected(index, &files, now)?;
         let log = &mut self.logs[index];
         let ignore_older = self.options.tables[log.table].ignore_older;
-        let by_id = &self.by_id;
-        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        let owners = &self.owners;
+        let is_own = |id: FileId| owners.of(id) == Some(index);
         look_at_held(log, &files)?;
         let next = candidates::successors(log, files, now, ignore_older, &is_own)?.into_iter().next();
         self.lose_cut(index, next.as_ref(), now)?;
-        let log = &mut self.logs[index];
         let Some(next) = next else { return Ok(None) };
         let Some(opened) = next.open()? else {
             self.waiting.insert(index);
@@ -252,6 +255,10 @@ impl Tail {
             }
             return Ok(None);
         }
+        if next.is_live && self.leave_copy(index, stat.id, now) {
+            return Ok(None);
+        }
+        let log = &self.logs[index];
         let is_cut_in_place = last.is_some_and(|last| last.same(&stat.id));
         let width = self.options.tables[log.table].lines.encoding.width();
         let skip = if is_cut_in_place && head[0] == 0 { hole_before_text(&opened.file, width)? } else { 0 };
@@ -290,6 +297,7 @@ impl Tail {
             Some(_) => Reading::packed(path, &stat, now),
             None => Reading::new(path, opened.file, &stat, whereabouts, now),
         });
+        self.let_go(index, |kept| kept.id != stat.id);
         self.own(stat.id, index);
         self.used(index);
         self.watch_home(index);
@@ -307,10 +315,26 @@ impl Tail {
             zeros = reading.text.zeros();
         }
         let end = (log.offset, log.mark.filter(|mark| mark.0 == log.offset).map(|mark| mark.1));
-        log.rotation.make().finished = match log.stop_reading(Stage::Over) {
-            Stage::Reading(Reading { whereabouts: Whereabouts::Moved | Whereabouts::Gone, file, .. }) => file,
+        let mut place = None;
+        let finished = match log.stop_reading(Stage::Over) {
+            Stage::Reading(reading) if !reading.is_packed => {
+                place = Some((reading.id, reading.path.clone(), reading.whereabouts));
+                match reading.whereabouts {
+                    // Closed only while nothing came after it. What cannot be opened now has no copy to be told from.
+                    Whereabouts::Moved if reading.file.is_none() => reading.open().ok().flatten(),
+                    Whereabouts::Moved | Whereabouts::Gone => reading.file,
+                    Whereabouts::Home | Whereabouts::Copy => None,
+                }
+            }
             _ => None,
         };
+        if let (Some((id, path, whereabouts)), Some(file)) = (place, &finished)
+            && (whereabouts == Whereabouts::Gone || identity::is_deleted(file))
+        {
+            self.keep(index, id, path, file);
+        }
+        let log = &mut self.logs[index];
+        log.rotation.make().finished = finished;
         self.watch.forget(index);
         if let Some(generation) = log.generations.get_mut(current)
             && is_last

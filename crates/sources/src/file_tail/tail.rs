@@ -25,14 +25,17 @@ use fshipper_pipeline::{Batch, Complaint, Origin, Position};
 
 use super::candidates;
 use super::discovery::Discovery;
-use super::identity::{FileId, Stat};
+use super::identity::Stat;
 use super::lines::Lines;
 use super::log::{Log, Look, Now, Stage};
 use super::open_files::OpenFiles;
+use super::owners::Owners;
 use super::paths::LogsByPath;
 use super::patterns::Patterns;
 use super::reading::Whereabouts;
 use super::state::{Known, StateLog};
+use super::survivors::Survivors;
+use super::unread::Told;
 use super::watch::Watch;
 
 /// Directories are looked at so often; waiting files too.
@@ -97,7 +100,7 @@ pub(crate) struct Tail {
     /// The log that each member path belongs to.
     pub(super) by_member: HashMap<PathBuf, usize>,
     /// The log that each file belongs to.
-    pub(super) by_id: HashMap<FileId, usize>,
+    pub(super) owners: Owners,
     /// The inodes among them: a renamed file is looked for by its inode.
     pub(super) inodes: HashSet<u64>,
     /// The places among the logs that are free.
@@ -125,6 +128,10 @@ pub(crate) struct Tail {
     pub(super) is_ending: bool,
     pub(super) watch: Box<dyn Watch>,
     pub(super) state_complaint: Complaint,
+    /// Where open files are left for the next session.
+    pub(super) survivors: Option<Arc<Survivors>>,
+    /// Who is told how much is still to be read.
+    pub(super) told: Option<Told>,
 }
 
 impl Options {
@@ -151,6 +158,12 @@ impl Tail {
                 self.look(index);
                 // What is held back is not.
                 self.make_ready(index);
+                // What came late is said once more, and not at every line: a writer that goes on and on must not
+                // keep the end from coming.
+                let behind = self.logs[index].rotation.if_any().and_then(|rotation| rotation.behind.as_mut());
+                if let Some(behind) = behind {
+                    behind.not_before = None;
+                }
             }
         }
         if self.must_tick || now.instant >= self.next_tick {
@@ -227,6 +240,7 @@ impl Tail {
             && self.logs[index].epoch == committed.epoch
         {
             self.logs[index].set_committed(committed);
+            self.let_go(index, |kept| kept.end > committed.offset);
         }
     }
 
@@ -253,6 +267,7 @@ impl Tail {
         if let Err(error) = self.flush() {
             self.complain_about_state(&error);
         }
+        self.tell_unread(now.instant);
         self.last_tick = now.instant;
         self.next_tick = now.instant + TICK;
     }
@@ -261,7 +276,7 @@ impl Tail {
         let inodes = &self.inodes;
         let is_wanted = |inode: u64| inodes.contains(&inode);
         let changes = self.discovery.tick(&self.options.patterns, now.instant, &is_wanted);
-        self.route(changes);
+        self.route(changes, now);
     }
 
     fn take_hints(&mut self) {

@@ -12,8 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fshipper_pipeline::Batch;
 
-use super::candidates::is_absence;
-use super::identity::{self, Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
+use super::identity::{Fingerprint, MARKER_BYTES, Marker, Stat, read_at, read_head};
 use super::lines::{Encoding, Lines};
 use super::log::{Log, Now, Stage};
 use super::reading::{Reading, Whereabouts};
@@ -70,6 +69,10 @@ impl Tail {
         if matches!(&self.logs[index].stage, Stage::Reading(reading) if reading.is_packed) {
             return self.read_packed(index, now);
         }
+        if self.logs[index].is_at_rest() {
+            self.reach_end(index, now);
+            return Ok(None);
+        }
         if !self.open_again(index)? {
             return Ok(None);
         }
@@ -91,29 +94,6 @@ impl Tail {
                 Ok(None)
             }
         }
-    }
-
-    /// Whether the log's file is open; it may have been closed while there was nothing to read.
-    fn open_again(&mut self, index: usize) -> io::Result<bool> {
-        let log = &mut self.logs[index];
-        let Stage::Reading(reading) = &mut log.stage else { return Ok(false) };
-        if reading.file.is_some() {
-            return Ok(true);
-        }
-        let file = match identity::open(&reading.path) {
-            Err(error) if is_absence(&error) => None,
-            opened => Some(opened?),
-        };
-        if let Some(file) = file
-            && Stat::of_file(&file)?.id == reading.id
-        {
-            reading.file = Some(file);
-            return Ok(true);
-        }
-        // It was renamed or replaced: its directory says more.
-        self.discovery.look_again(&log.path);
-        self.waiting.insert(index);
-        Ok(false)
     }
 
     /// Compares the file with what it was, and decides how much to read.
@@ -159,11 +139,14 @@ impl Tail {
         let waiting = end.saturating_sub(position);
         if waiting == 0 {
             // Nothing new, and yet it was written to: the same length with another content?
-            let is_replaced = is_touched && !check_mark(log)?;
+            let is_replaced = is_touched && !is_what_was_read(log)?;
             return Ok(if is_replaced { View::Replaced } else { View::Nothing });
         }
         let length = waiting.min(max_batch_bytes);
         let is_rest = length == waiting;
+        // Text may have become zeros.
+        reading.scanned = reading.scanned.min(end);
+        reading.judged = reading.judged.min(end);
         let may_finish = may_finish(reading, table.rotate_wait, is_ending, now);
         let everything = is_rest && (known_end == Some(end) || may_finish);
         if everything {
@@ -376,11 +359,14 @@ fn scan(file: &File, mut position: u64, end: u64, encoding: Encoding) -> io::Res
     Ok(position)
 }
 
-/// Whether the bytes before the position are those that were read.
-fn check_mark(log: &Log) -> io::Result<bool> {
-    let Some((offset, marker)) = log.mark.filter(|mark| mark.0 == log.offset) else { return Ok(true) };
+/// Whether the file begins as it did, and the bytes before the position are those that were read.
+fn is_what_was_read(log: &Log) -> io::Result<bool> {
     let (Stage::Reading(reading), Some(generation)) = (&log.stage, log.generation()) else { return Ok(true) };
     let Some(file) = &reading.file else { return Ok(true) };
+    if !generation.fingerprint.matches(&read_head(file)?) {
+        return Ok(false);
+    }
+    let Some((offset, marker)) = log.mark.filter(|mark| mark.0 == log.offset) else { return Ok(true) };
     let behind = Log::file_position(generation, offset);
     let length = u64::from(marker.length).min(behind);
     Ok(marker.matches(&read_at(file, behind - length, length as usize)?))

@@ -15,8 +15,9 @@ use super::state::Generation;
 use super::tail::Tail;
 use super::text::head_of_text;
 
-/// A log that is rotated faster than its directory can be listed goes on after this long all the same.
-const UNSURE: Duration = Duration::from_secs(5);
+/// A log that is rotated faster than its directory can be listed goes on after this long all the same, and so
+/// does one whose directory cannot be listed.
+pub(super) const UNSURE: Duration = Duration::from_secs(5);
 
 impl Tail {
     /// Whether `files`, found just now, are all the files of a log. They may be renamed at any moment, also
@@ -76,8 +77,8 @@ impl Tail {
         self.note_copies(index, &files)?;
         let log = &mut self.logs[index];
         look_at_held(log, &files)?;
-        let by_id = &self.by_id;
-        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        let owners = &self.owners;
+        let is_own = |id: FileId| owners.of(id) == Some(index);
         let waiting = candidates::successors(log, files, now, None, &is_own)?;
         for next in &waiting {
             let place = match log.rotation.held.iter().position(|held| held.id == next.stat.id) {
@@ -192,8 +193,8 @@ impl Tail {
         if log.rotation.held.iter().any(|held| !held.cuts.is_empty()) {
             return Ok(true);
         }
-        let by_id = &self.by_id;
-        let is_own = |id: FileId| by_id.get(&id) == Some(&index);
+        let owners = &self.owners;
+        let is_own = |id: FileId| owners.of(id) == Some(index);
         Ok(!candidates::successors(log, files, now, None, &is_own)?.is_empty())
     }
 }

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use fshipper_pipeline::{Content, Position};
+use fshipper_pipeline::{Content, History, Position};
 
 use super::*;
 
@@ -43,13 +43,25 @@ fn blocks(input: &[&'static [u8]], max_bytes: usize) -> Vec<Vec<u8>> {
     blocks
 }
 
-fn settings() -> Settings {
-    let folder = tempfile::tempdir().unwrap();
-    (*fshipper_pipeline::testing::context(folder.path()).settings).clone()
+fn open(input: &Arc<Mutex<Input>>, from: &Checkpoint) -> Lines {
+    try_open(input, from).unwrap()
 }
 
-fn open(input: &Arc<Mutex<Input>>, from: &Checkpoint) -> Lines {
-    Lines::new(input.clone().try_lock_owned().unwrap(), from, &settings())
+fn try_open(input: &Arc<Mutex<Input>>, from: &Checkpoint) -> Result<Lines> {
+    Lines::new(input.clone().try_lock_owned().unwrap(), origin(), from)
+}
+
+fn origin() -> Origin {
+    Origin::new("h", "stdin")
+}
+
+/// One that holds another process's epoch up to `offset`, where it was as far as `reached` before.
+fn after_another(offset: u64, reached: Option<u64>) -> Checkpoint {
+    let current = Position { epoch: Epoch(7), offset, place: Bytes::new() };
+    let earlier = reached.map(|reached| (Epoch(7), reached)).into_iter().collect();
+    let mut from = Checkpoint::default();
+    from.set_history(&origin(), Some(History { current, earlier }));
+    from
 }
 
 /// What becomes of the checkpoint when everything up to there is durable.
@@ -83,31 +95,62 @@ fn a_line_longer_than_a_batch_comes_in_parts() {
 }
 
 #[tokio::test]
-async fn continues_at_the_restored_end() {
-    let open = |input: &[&'static [u8]], from: &Checkpoint| {
-        open(&start(pieces(input), |_| (), 100, Progress::default()), from)
-    };
-    let mut first = open(&[b"one\n"], &Checkpoint::default());
-    let batch = first.read().await.unwrap().unwrap();
-    assert_eq!((batch.start, batch.bytes()), (0, &b"one\n"[..]));
-    assert!(first.read().await.unwrap().is_none());
-    assert!(!first.can_go_back());
-
-    let next = open(&[b"two\n"], &at(&batch)).read().await.unwrap().unwrap();
-    assert_eq!((next.epoch, next.start), (batch.epoch, 4));
+async fn the_sessions_of_a_process_go_on_in_its_epoch() {
+    let input = start(pieces(&[b"one\n", b"two\n"]), |_| (), 100, Progress::default());
+    let mut lines = open(&input, &Checkpoint::default());
+    let first = lines.read().await.unwrap().unwrap();
+    assert_eq!((first.start, first.bytes()), (0, &b"one\n"[..]));
+    assert!(!lines.can_go_back());
+    drop(lines);
+    let mut lines = open(&input, &at(&first));
+    let second = lines.read().await.unwrap().unwrap();
+    assert_eq!((second.epoch, second.start, second.bytes()), (first.epoch, 4, &b"two\n"[..]));
+    assert!(lines.read().await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn bytes_that_somebody_misses_are_lost_and_no_others_take_their_offsets() {
+async fn each_process_begins_an_epoch_of_its_own() {
     let input = start(pieces(&[b"new\n"]), |_| (), 100, Progress::default());
-    let origin = Origin::new(settings().host, "stdin");
-    let current = Position { epoch: Epoch(7), offset: 4, place: Bytes::new() };
-    let mut from = Checkpoint::default();
-    from.set_history(&origin, Some(History { current, earlier: vec![(Epoch(7), 100)] }));
-    let mut lines = open(&input, &from);
-    assert_eq!(next_loss(&mut lines).await, (4, 96));
-    assert_eq!(next(&mut lines).await, (100, "new\n".to_owned()));
-    assert_eq!(lines.epoch, Epoch(7));
+    let batch = open(&input, &after_another(4, None)).read().await.unwrap().unwrap();
+    assert_ne!(batch.epoch, Epoch(7));
+    assert_eq!((batch.start, batch.bytes()), (0, &b"new\n"[..]));
+}
+
+#[tokio::test]
+async fn bytes_of_an_earlier_process_that_somebody_misses_are_lost_in_its_epoch() {
+    let input = start(pieces(&[b"new\n"]), |_| (), 100, Progress::default());
+    let mut lines = open(&input, &after_another(4, Some(100)));
+    let loss = lines.read().await.unwrap().unwrap();
+    assert!(matches!(loss.content, Content::Loss { missing: 96, .. }), "{loss:?}");
+    assert_eq!((loss.epoch, loss.start), (Epoch(7), 4));
+    let batch = lines.read().await.unwrap().unwrap();
+    assert_eq!((batch.start, batch.epoch == Epoch(7)), (0, false));
+}
+
+#[tokio::test]
+async fn another_process_that_begins_the_log_anew_ends_this_one() {
+    let input = start(pieces(&[b"one\n", b"two\n"]), |_| (), 100, Progress::default());
+    let first = open(&input, &after_another(4, None)).read().await.unwrap().unwrap();
+    // What was there before, or nothing, is there again: the receiving side went back.
+    for from in [after_another(4, None), Checkpoint::default()] {
+        assert_eq!(next_loss(&mut open(&input, &from)).await, (0, 4));
+    }
+    let mut from = at(&first);
+    from.set_position(&origin(), Position { epoch: Epoch(9), offset: 3, place: Bytes::new() });
+    let Err(error) = try_open(&input, &from) else { panic!("there are two of them") };
+    assert!(error.is::<Fatal>() && error.to_string().contains("`name` of its own"), "{error}");
+}
+
+#[test]
+fn a_log_has_the_name_that_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = fshipper_pipeline::testing::context(folder.path()).settings;
+    let stdin = |name: Option<&str>| Stdin { name: name.map(str::to_owned) };
+    assert_eq!((stdin(None).name(), stdin(Some("cron")).name()), ("stdin", "cron"));
+    assert!(stdin(Some("cron")).validate(&settings).is_ok());
+    for wrong in ["", "..", "a/b", "a\nb", &"x".repeat(256)] {
+        assert!(stdin(Some(wrong)).validate(&settings).is_err(), "{wrong:?}");
+    }
 }
 
 /// As when a broker went back in time, and nobody knows how far it was.
@@ -152,6 +195,31 @@ async fn a_stop_gives_a_line_that_has_no_end_yet() {
     }
     assert!(lines.drain());
     assert_eq!(next(&mut lines).await, (4, "no line end".to_owned()));
+    assert!(lines.read().await.unwrap().is_none());
+    assert_eq!(progress.in_hand().load(Ordering::Relaxed), 0);
+}
+
+/// When it had taken its last bytes it saw the stop before anybody asked for them.
+#[tokio::test]
+async fn a_stop_gives_a_line_without_end_that_the_thread_left_behind() {
+    let (progress, released) = (Progress::default(), Arc::new(AtomicBool::new(false)));
+    let is_released = released.clone();
+    let wait = move |input: &Pieces| {
+        while input.0.is_empty() && !is_released.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+    };
+    let input = start(pieces(&[b"no line end"]), wait, 100, progress.clone());
+    let mut lines = open(&input, &Checkpoint::default());
+    while progress.in_hand().load(Ordering::Relaxed) < 11 {
+        thread::yield_now();
+    }
+    assert!(lines.drain());
+    released.store(true, Ordering::Relaxed);
+    while !lines.input.blocks.is_closed() {
+        thread::yield_now();
+    }
+    assert_eq!(next(&mut lines).await, (0, "no line end".to_owned()));
     assert!(lines.read().await.unwrap().is_none());
     assert_eq!(progress.in_hand().load(Ordering::Relaxed), 0);
 }

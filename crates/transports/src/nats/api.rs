@@ -128,13 +128,6 @@ impl Api {
         self.direct_get(format!("$JS.API.DIRECT.GET.{stream}.{subject}"), Vec::new()).await
     }
 
-    /// The last message of any subject that `filter` covers, if the stream holds one. Where [`Api::last_message`]
-    /// is for one subject, which the permissions name, this takes the permission to read them all.
-    pub(super) async fn last_of(&self, stream: &str, filter: &str) -> Result<Option<Stored>, ApiError> {
-        let body = serde_json::json!({ "last_by_subj": filter });
-        self.direct_get(format!("$JS.API.DIRECT.GET.{stream}"), body.to_string().into()).await
-    }
-
     /// The message at `sequence`, if the stream holds it.
     pub(super) async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, ApiError> {
         let body = format!("{{\"seq\":{sequence}}}");

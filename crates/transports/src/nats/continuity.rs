@@ -105,7 +105,7 @@ impl Continuity {
 
 impl Newest {
     /// Whether the last message of its subject shows that the stream still has it: it is that, or one of ours that
-    /// was stored after it and continues where it ends.
+    /// was stored after it and continues where it ends, or says that the log had come so far before.
     fn is_shown_by(&self, last: &Last) -> bool {
         let Some(ours) = &last.ours else { return false };
         let described = &ours.described;
@@ -115,7 +115,9 @@ impl Newest {
         // Somebody else's message may have been given its sequence since.
         let is_it =
             (last.sequence == self.sequence || ours.sequence == self.sequence) && described.end >= self.end;
-        is_it || ours.sequence > self.sequence && described.start >= self.end
+        // Another pipeline of this host may have gone back with it.
+        let goes_on = described.start >= self.end || described.reached.is_some_and(|end| end >= self.end);
+        is_it || ours.sequence > self.sequence && goes_on
     }
 }
 
@@ -129,6 +131,9 @@ impl Shipper {
     /// Takes note of a message that the stream has.
     pub(super) fn note(&self, origin: &Origin, tail: &Tail) {
         self.continuity.note(self.connects(), origin, tail);
+        if let Some(heard) = self.heard.get() {
+            heard.stored(origin, tail);
+        }
     }
 
     /// Whether the stream provably has everything that it ever acknowledged to this sender, but for what
@@ -162,7 +167,8 @@ impl Shipper {
         for _ in 0..MAX_LOOKS {
             let Some(newest) = self.continuity.newest() else { return Ok(true) };
             let subject = Subject::from(self.subjects.publish(&newest.origin));
-            let last = self.ask(&subject, 0).await?;
+            // Over a line that has just broken: its payload may be what it broke of.
+            let last = self.ask_for_headers(&subject).await?;
             if last.as_ref().is_some_and(|last| newest.is_shown_by(last)) {
                 return Ok(true);
             }
@@ -255,6 +261,14 @@ mod tests {
         assert!(newest.is_shown_by(&last(7, 8, "three\n")), "another pipeline of this host goes on with it");
         assert!(!newest.is_shown_by(&last(3, 0, "one\n")), "it went back");
         assert!(!newest.is_shown_by(&last(9, 0, "one\n")), "it went back, and an old copy came late");
+        let again = |sequence, reached| {
+            let mut last = last(sequence, 0, "o\n");
+            last.ours.as_mut().unwrap().described.reached = Some(reached);
+            last
+        };
+        assert!(newest.is_shown_by(&again(9, 4)), "another pipeline of this host goes back with it");
+        assert!(!newest.is_shown_by(&again(9, 3)), "that was before it");
+        assert!(!newest.is_shown_by(&again(3, 4)), "it went back to a part of what was sent again");
         assert!(!newest.is_shown_by(&last(3, 4, "two\n")), "what continues it has a lower sequence");
         let covered = |ours: Last| Last { sequence: 9, ..ours };
         assert!(newest.is_shown_by(&covered(last(5, 0, "one\n"))), "somebody else's message covers it");

@@ -26,6 +26,7 @@ use super::requests::Failure;
 use super::stream::{Stream, list};
 use super::subject::Subjects;
 
+pub(super) mod heard;
 pub(super) mod listener;
 pub(super) mod notice;
 pub(super) mod purge;

@@ -418,7 +418,8 @@ impl Ingest<'_> {
         tracing::debug!("asking what became of messages to `{subject}`: {reason}");
         let Some((epoch, start)) = self.tail.end else { return Ok(()) };
         let end = self.ends.back().copied().unwrap_or(start);
-        let sent = Extent { origin: &self.origin, epoch, start, end };
+        let parts = self.sent.iter().map(|batch| (batch.start, batch.bytes())).collect();
+        let sent = Extent { origin: &self.origin, epoch, start, end, parts };
         let last = self.shipper.ask(&subject, 0).await?;
         // What has the sequence of the last acknowledged message by now may be something else: only the one that the
         // batch follows is certain.

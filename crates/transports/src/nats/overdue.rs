@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::api::{Api, ApiError};
+use super::api::Api;
+use super::pull::{Consumer, Deliver};
 use super::stream::Stream;
 
 /// Looks after messages that a consumer waits for.
@@ -39,8 +41,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(20);
 /// As long as nothing comes and nothing is overdue.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// What is found may be under way: then it has come by the next look.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// What is found may be under way: then it has come by the next look. There is one only at a heartbeat, of which each
+/// comes five seconds after the last: at the next one it must be time.
+const LOOK_AGAIN: Duration = Duration::from_secs(4);
 
 /// How often, and after which pauses, a server is asked again that says that there is no more: the consumer may be
 /// on a replica that lags.
@@ -77,7 +80,8 @@ impl Overdue {
     ///
     /// A message that is there does not come.
     pub(super) async fn at_heartbeat(&mut self) -> Result<()> {
-        if Instant::now() < self.next_look {
+        let now = Instant::now();
+        if now < self.next_look {
             return Ok(());
         }
         let pause = match self.look().await {
@@ -92,7 +96,8 @@ impl Overdue {
                 LOOK_EVERY
             }
         };
-        self.next_look = Instant::now() + pause;
+        // From before it: it may have taken a while.
+        self.next_look = now + pause;
         Ok(())
     }
 
@@ -117,16 +122,24 @@ impl Overdue {
     }
 
     /// The sequence of a message that is there and has not come.
-    async fn look(&mut self) -> Result<Option<u64>> {
-        let stream =
-            Stream::look_at(&self.api, &self.stream).await.map_err(|error| self.cannot_look(error))?;
+    fn look(&mut self) -> BoxFuture<'_, Result<Option<u64>>> {
+        // A consumer asks one, which asks another: boxed, for one asks for what the other does not.
+        Box::pin(self.look_now())
+    }
+
+    async fn look_now(&mut self) -> Result<Option<u64>> {
+        let stream = Stream::look_at(&self.api, &self.stream).await;
+        let stream = stream
+            .map_err(|error| error.explain(&self.api.requests().server()))
+            .with_context(|| self.cannot_look())?;
         if stream.last_sequence <= self.came.max(self.examined) {
             self.findings = 0;
             return Ok(None);
         }
         for filter in &self.filters {
-            let stored = self.api.last_of(&self.stream, filter).await;
-            let stored = stored.map_err(|error| self.cannot_look(error))?;
+            let filters = vec![filter.clone()];
+            let stored = Consumer::first_headers(&self.api, &stream, Deliver::Last, filters).await;
+            let stored = stored.with_context(|| self.cannot_look())?;
             if let Some(stored) = stored.filter(|stored| stored.sequence > self.came) {
                 self.findings += 1;
                 return Ok(Some(stored.sequence));
@@ -145,9 +158,8 @@ impl Overdue {
         )
     }
 
-    fn cannot_look(&self, error: ApiError) -> anyhow::Error {
-        let explained = error.explain(&self.api.requests().server());
-        explained.context(format!("cannot look for the last message of the stream `{}`", self.stream))
+    fn cannot_look(&self) -> String {
+        format!("cannot look for the last message of the stream `{}`", self.stream)
     }
 }
 

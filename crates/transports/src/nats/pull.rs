@@ -70,6 +70,8 @@ pub(super) enum Deliver {
     From(u64),
     /// The last one of each subject.
     LastPerSubject,
+    /// The last one of all.
+    Last,
 }
 
 /// How far a consumer reads.
@@ -81,6 +83,8 @@ pub(super) enum Until {
     End(u64),
     /// As many as there were when the consumer was made, so that it ends even while others publish.
     Pending,
+    /// One message, if it is there.
+    First,
 }
 
 /// Why the server sends no message.
@@ -99,6 +103,8 @@ pub(super) struct Delivered {
     pub(super) sequence: u64,
     /// When it was stored, in nanoseconds since 1970.
     pub(super) time: i64,
+    /// How many more of the consumer's messages there are behind it.
+    pub(super) pending: u64,
     /// Subject, headers, payload.
     pub(super) message: Message,
 }
@@ -109,6 +115,7 @@ struct Metadata {
     sequence: u64,
     delivery: u64,
     time: i64,
+    pending: u64,
 }
 
 #[derive(Serialize)]
@@ -196,6 +203,27 @@ impl Consumer {
         })
     }
 
+    /// How many messages there were when it was made.
+    pub(super) fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// The headers of the first message that a consumer of `filters` delivers, of all subjects when there is none.
+    /// Without the payload, which a slow line may never bring in time.
+    ///
+    /// # Errors
+    ///
+    /// The server refused or did not answer.
+    pub(super) async fn first_headers(
+        api: &Api,
+        stream: &Stream,
+        deliver: Deliver,
+        filters: Vec<String>,
+    ) -> Result<Option<Delivered>> {
+        let selection = Selection { deliver, filters, headers_only: true };
+        Self::create(api, stream, &selection, Until::First).await?.next().await
+    }
+
     /// Waits for the next message; `None` at the end. Whoever drops the future drops the consumer as well: a
     /// request could be counted and never be sent.
     ///
@@ -262,6 +290,7 @@ impl Consumer {
             Until::End(last) => self.ended = delivered.sequence >= last,
             // Deliveries are numbered from 1.
             Until::Pending => self.ended = self.next_delivery > self.pending,
+            Until::First => self.ended = true,
         }
         let is_beyond = matches!(self.until, Until::End(last) if delivered.sequence > last);
         Ok(Some(delivered).filter(|_| !is_beyond))
@@ -297,7 +326,8 @@ impl Consumer {
             overdue.came(metadata.sequence);
         }
         self.window.spend(message.length);
-        Ok(Delivered { sequence: metadata.sequence, time: metadata.time, message })
+        let Metadata { sequence, time, pending, .. } = metadata;
+        Ok(Delivered { sequence, time, pending, message })
     }
 
     /// Takes a status: a heartbeat, or the end of a request.
@@ -312,7 +342,7 @@ impl Consumer {
             Some(StatusCode::NOT_FOUND) => {
                 // The server says so at the end, and also when a message vanished while it looked for the next
                 // one: it is the end when nothing came at all, and nothing is overdue.
-                self.ended = self.until == Until::Pending && !self.came;
+                self.ended = matches!(self.until, Until::Pending | Until::First) && !self.came;
                 self.quiet = Some(Quiet::Nothing).filter(|_| !self.came);
                 self.came = false;
                 true
@@ -353,6 +383,7 @@ impl Selection {
         let (deliver_policy, opt_start_seq) = match self.deliver {
             Deliver::From(sequence) => ("by_start_sequence", Some(sequence.max(1))),
             Deliver::LastPerSubject => ("last_per_subject", None),
+            Deliver::Last => ("last", None),
         };
         let single_filter = match self.filters.as_slice() {
             [filter] => Some(filter.as_str()),
@@ -407,7 +438,8 @@ impl Metadata {
             _ => return None,
         };
         let number = |index: usize| numbers[index].parse().ok();
-        Some(Self { sequence: number(0)?, delivery: number(1)?, time: numbers[2].parse().ok()? })
+        let time = numbers[2].parse().ok()?;
+        Some(Self { sequence: number(0)?, delivery: number(1)?, time, pending: number(3)? })
     }
 }
 
@@ -417,7 +449,8 @@ mod tests {
 
     #[test]
     fn reads_what_a_delivery_says_of_its_message() {
-        let expected = Some(Metadata { sequence: 10, delivery: 3, time: 1_700_000_000_000_000_001 });
+        let time = 1_700_000_000_000_000_001;
+        let expected = Some(Metadata { sequence: 10, delivery: 3, time, pending: 7 });
         let old = "$JS.ACK.LOGS.c.1.10.3.1700000000000000001.7";
         let new = "$JS.ACK.hub.ACCHASH.LOGS.c.1.10.3.1700000000000000001.7";
         assert_eq!(Metadata::parse(old), expected);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use fshipper_pipeline::{
-    Backoff, Batch, Checkpoint, Complaint, Context, Cursor, Escaped, Origin, Settings, Source,
+    Backlog, BacklogUnit, Backoff, Batch, Checkpoint, Context, Cursor, Escaped, Origin, Settings, Source,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -28,6 +28,7 @@ use super::floor::teller::{Task, Teller};
 use super::foreign::{Foreign, ForeignMessage};
 use super::pattern::covers;
 use super::pull::{Delivered, Until};
+use super::refusals::Refusals;
 use super::run::{Places, Run};
 use super::session::{Base, Place, Reached, Session};
 use super::stream::{End, Plan, Stream};
@@ -58,7 +59,9 @@ pub(super) struct Receiver {
     /// With `--once`: fires when the end may be taken.
     once: Option<CancellationToken>,
     ending: Ending,
-    refused: Complaint,
+    refused: Refusals,
+    /// How many messages are still to be read.
+    backlog: Backlog,
     /// Tells how far the sink is, where that is wanted; it ends with this struct.
     teller: JoinSet<()>,
     /// Wakes the teller: the stream may be another one.
@@ -143,7 +146,8 @@ impl Receiver {
             parts: VecDeque::new(),
             once: context.once.clone(),
             ending: Ending::Open,
-            refused: Complaint::default(),
+            refused: Refusals::default(),
+            backlog: context.progress.tell_backlog(BacklogUnit::Messages),
             teller: JoinSet::new(),
             look_again: Arc::default(),
             marks: None,
@@ -192,6 +196,7 @@ impl Receiver {
         if let Some(marks) = self.marks.as_ref().filter(|_| !session.continues) {
             marks.forget();
         }
+        self.backlog.set(session.consumer.pending());
         (self.session, self.opened) = (Some(session), Instant::now());
         Ok(())
     }
@@ -260,6 +265,7 @@ impl Receiver {
     fn take(&mut self, base: &Base, first: Delivered) {
         let (mut run, mut next) = (Run::new(Places::Same, self.settings.max_batch_bytes), Some(first));
         while let Some(delivered) = next {
+            self.backlog.set(delivered.pending);
             for batch in self.batches(base, delivered) {
                 self.parts.extend(run.add(batch));
             }
@@ -305,11 +311,7 @@ impl Receiver {
                 self.foreign.number(message, self.settings.max_batch_bytes).collect()
             }
             Err(refused) => {
-                let (stream, subject) = (&self.plan.name, Escaped(subject.as_bytes()));
-                tracing::debug!("left out the message {sequence} of the stream `{stream}`: {refused}");
-                let message =
-                    format!("a message on `{subject}` in the stream `{stream}` is left out: {refused}");
-                self.refused.report(&message, |message| tracing::error!("{message} (sequence {sequence})"));
+                self.refused.report(&self.plan.name, sequence, &subject, &refused);
                 Vec::new()
             }
         }

@@ -117,7 +117,8 @@ impl Sink for Sender {
             format!("cannot read the positions of this host from the stream `{}`", stream.name)
         })?;
         if let Some(listener) = &mut self.listener {
-            listener.apply(&mut restored, &stream.created);
+            listener.apply(&mut restored, &stream.refreshed(api).await?);
+            self.shipper.tell_of_stored(listener.heard());
         }
         for (origin, reached) in &restored.reached {
             let current = restored.checkpoint.position(origin).cloned();

@@ -158,11 +158,11 @@ async fn likeness(api: &Api, stream: &Stream, created: i64, place: &Place) -> Re
     }
     let mut questions = 0;
     loop {
-        let stored = api.message_at(&stream.name, place.sequence).await.map_err(|error| {
-            let explained = error.explain(&api.requests().server());
-            explained
-                .context(format!("cannot look at the last message read from the stream `{}`", stream.name))
+        let stored = Consumer::first_headers(api, stream, Deliver::From(place.sequence), Vec::new()).await;
+        let stored = stored.with_context(|| {
+            format!("cannot look at the last message read from the stream `{}`", stream.name)
         })?;
+        let stored = stored.filter(|stored| stored.sequence == place.sequence);
         questions += 1;
         match stored {
             Some(stored) if stored.time == place.time => return Ok(Likeness::Same),

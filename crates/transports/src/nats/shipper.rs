@@ -6,28 +6,30 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Error, anyhow};
+use anyhow::anyhow;
 use async_nats::Subject;
 use fshipper_pipeline::{Backoff, Batch, Complaint, Epoch, Origin};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api::{Api, ApiError, Refusal};
+use super::api::{Api, Refusal};
 use super::config::Framing;
 use super::continuity::Continuity;
+use super::floor::heard::Heard;
 use super::outcome::{self, Outcome, Stop};
 use super::places::Places;
 use super::requests::Failure;
-use super::restore::{Last, LastError, Tail, last_headers_of, last_of};
+use super::restore::Tail;
 use super::stream::Stream;
 use super::subject::Subjects;
 use super::verdict::{Verdict, after, beyond, judge, offset_of};
 use super::wire::{self, Encoding};
 
 mod parcel;
+mod questions;
 mod sizes;
 
 use parcel::Parcel;
@@ -50,6 +52,8 @@ pub(super) struct Shipper {
     message_bytes: AtomicUsize,
     /// How many bytes of one log may share a round trip.
     shared_bytes: AtomicUsize,
+    /// Whether an answer with a payload has not come in time.
+    without_payload: AtomicBool,
     next_batch: AtomicU64,
     batch_prefix: u64,
     /// The stream does not take anything now.
@@ -59,6 +63,8 @@ pub(super) struct Shipper {
     pub(super) continuity: Continuity,
     /// Where those ended before that are sent again from further down.
     reached: OnceLock<HashMap<Origin, (Epoch, u64)>>,
+    /// Who hears of what is stored: see [`Shipper::tell_of_stored`].
+    pub(super) heard: OnceLock<Arc<Heard>>,
 }
 
 #[derive(Deserialize)]
@@ -87,9 +93,6 @@ const MAX_QUIET_REFUSALS: u32 = 6;
 /// is no accident.
 const MAX_VAIN_ATTEMPTS: u32 = 8;
 
-/// How often the stream is asked in vain for the end of an origin before the connection is given up.
-const MAX_QUESTIONS: u32 = 8;
-
 impl Shipper {
     /// For a sender to `stream`.
     pub(super) fn new(
@@ -113,11 +116,13 @@ impl Shipper {
             encoding,
             max_batch_bytes,
             shared_bytes: AtomicUsize::new(0),
+            without_payload: AtomicBool::new(false),
             next_batch: AtomicU64::new(0),
             batch_prefix: fastrand::u64(..),
             full: Mutex::default(),
             rival: Mutex::default(),
             reached: OnceLock::new(),
+            heard: OnceLock::new(),
         }
     }
 
@@ -125,6 +130,12 @@ impl Shipper {
     pub(super) fn set_reached(&self, reached: HashMap<Origin, (Epoch, u64)>) {
         // It is set where a sender restores, which happens once.
         let _ = self.reached.set(reached);
+    }
+
+    /// Tells `heard` of each message that is stored: it may be what somebody asked for. Once, like that.
+    pub(super) fn tell_of_stored(&self, heard: Arc<Heard>) {
+        // It is set where a sender restores, which happens once.
+        let _ = self.heard.set(heard);
     }
 
     /// Publishes a batch after `tail`, where that is known, and waits until the stream has all of it; the new
@@ -313,61 +324,6 @@ impl Shipper {
         })
     }
 
-    /// The last message of a subject, asked for a few times while the answer is older than `sequence`: a replica may
-    /// lag, and a stream may have gone back.
-    async fn ask_again(&self, subject: &Subject, sequence: u64) -> Result<Option<Last>, Stop> {
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-        let mut last = self.ask(subject, 0).await?;
-        for _ in 1..MAX_QUESTIONS {
-            if self.stream.replicas <= 1 || last.as_ref().map_or(0, |last| last.sequence) >= sequence {
-                break;
-            }
-            tokio::time::sleep(backoff.pause()).await;
-            last = self.ask(subject, 0).await?;
-        }
-        Ok(last)
-    }
-
-    /// The last message of a subject. The answer is at least as new as `last_sequence`: a replica may lag.
-    pub(super) async fn ask(&self, subject: &Subject, last_sequence: u64) -> Result<Option<Last>, Stop> {
-        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
-        let (mut questions, mut without_payload) = (0, false);
-        loop {
-            let last = match without_payload {
-                false => last_of(&self.api, &self.stream, &self.subjects, subject).await,
-                true => last_headers_of(&self.api, &self.stream, &self.subjects, subject).await,
-            };
-            let timed_out = |error: &LastError| {
-                matches!(error, LastError::Api(ApiError::Failure { failure: Failure::TimedOut, .. }))
-            };
-            without_payload |= last.as_ref().is_err_and(timed_out);
-            let problem = match last {
-                Ok(last) if last.as_ref().map_or(0, |last| last.sequence) >= last_sequence => {
-                    return Ok(last);
-                }
-                Ok(_) => anyhow!("the replica that answers does not have it yet"),
-                // It breaks no sooner than there is a connection again, so this is not a tight loop.
-                Err(LastError::Api(ApiError::Failure { failure: Failure::Reconnected, .. })) => continue,
-                Err(LastError::Api(ApiError::Failure { failure: Failure::Denied(violation), .. })) => {
-                    return Err(Stop::Held(violation));
-                }
-                Err(LastError::Api(error)) if !error.passes() => {
-                    return Err(Stop::Failed(error.explain(&self.api.requests().server())));
-                }
-                Err(error) => Error::new(error),
-            };
-            questions += 1;
-            if questions == MAX_QUESTIONS {
-                let cannot = format!(
-                    "cannot ask the stream `{}` for its last message of `{subject}`",
-                    self.stream.name
-                );
-                return Err(Stop::Failed(problem.context(cannot)));
-            }
-            tokio::time::sleep(backoff.pause()).await;
-        }
-    }
-
     /// Whether an origin that the stream has nothing of any more is missing because the stream let go of its
     /// oldest messages, and no other reason.
     async fn was_taken_by_retention(&self, tail: &Tail) -> Result<bool, Stop> {
@@ -414,9 +370,10 @@ impl Shipper {
 
     pub(super) fn complain_of_rival(&self, origin: &Origin) {
         let mut rival = self.rival.lock().unwrap_or_else(PoisonError::into_inner);
-        let message = format!(
-            "somebody else publishes `{origin}` too: if it is not this very producer that was restarted, stop one of them"
-        );
-        rival.report(&message, |message| tracing::warn!("{message}"));
+        tracing::debug!("somebody else publishes `{origin}` too");
+        // One message for all logs: two producers of one host would otherwise be told of in turn, log by log.
+        let message = "somebody else publishes what this producer does: if it is not this very producer that was \
+                       restarted, stop one of them";
+        rival.report(message, |message| tracing::warn!("{message}; the log is `{origin}`"));
     }
 }

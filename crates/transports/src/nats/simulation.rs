@@ -27,6 +27,7 @@ mod messages;
 mod network;
 mod plan;
 mod processes;
+mod questions;
 mod tests;
 mod truth;
 pub(crate) mod watch;

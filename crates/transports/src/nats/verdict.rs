@@ -1,9 +1,12 @@
 //! What the stream's last message of an origin says of a batch whose fate is unknown: [`judge`].
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 use fshipper_pipeline::{Batch, Epoch, Origin};
 
 use super::restore::{Last, Ours, Tail};
+use super::wire::Described;
 
 /// What the stream's last message of an origin means for a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,18 +22,46 @@ pub(super) enum Verdict {
 }
 
 /// Which bytes of a log were sent, as one or several messages.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Extent<'a> {
     pub(super) origin: &'a Origin,
     pub(super) epoch: Epoch,
     pub(super) start: u64,
     pub(super) end: u64,
+    /// The bytes themselves, each part with where it starts, in order and without a hole; of a loss there are none.
+    pub(super) parts: Vec<(u64, &'a [u8])>,
 }
 
 impl<'a> From<&'a Batch> for Extent<'a> {
     fn from(batch: &'a Batch) -> Self {
         let Batch { origin, epoch, start, .. } = batch;
-        Self { origin, epoch: *epoch, start: *start, end: batch.end() }
+        Self { origin, epoch: *epoch, start: *start, end: batch.end(), parts: vec![(*start, batch.bytes())] }
+    }
+}
+
+impl Extent<'_> {
+    /// Whether a message holds bytes that are here as well, and are others.
+    fn contradicts(&self, message: &Described) -> bool {
+        let Described { start, end, .. } = *message;
+        let is_within = self.start <= start && end <= self.end;
+        match message.data_crc32c().filter(|_| is_within).zip(self.crc32c(start..end)) {
+            Some((theirs, ours)) => theirs != ours,
+            None => false,
+        }
+    }
+
+    /// The CRC of a part of what was sent; `None` where it is no data.
+    fn crc32c(&self, span: Range<u64>) -> Option<u32> {
+        let (mut crc32c, mut reached) = (0, span.start);
+        for (start, bytes) in &self.parts {
+            let end = span.end.min(start + bytes.len() as u64);
+            if *start <= reached && reached < end {
+                crc32c =
+                    crc32c::crc32c_append(crc32c, &bytes[(reached - start) as usize..(end - start) as usize]);
+                reached = end;
+            }
+        }
+        (reached == span.end).then_some(crc32c)
     }
 }
 
@@ -49,9 +80,10 @@ impl From<Last> for Tail {
 /// | ends within it, same epoch | `Continue` there: an older copy of us was cut elsewhere |
 /// | ends at or after its end | `Stored`: the acknowledgement was lost, or somebody is ahead |
 /// | ends before it, is older than the one we sent after, or is gone | `WentBack` |
-/// | is of another epoch | `Rival` |
+/// | is of another epoch, or lies within it and holds other bytes | `Rival` |
 pub(super) fn judge<'a>(tail: &Tail, sent: impl Into<Extent<'a>>, last: Option<&Last>) -> Verdict {
-    let Extent { origin, epoch, start, end: sent_end } = sent.into();
+    let sent = sent.into();
+    let Extent { origin, epoch, start, end: sent_end, .. } = sent;
     let Some(last) = last else {
         return if tail.sequence == 0 { Verdict::Continue(tail.clone()) } else { Verdict::WentBack };
     };
@@ -83,13 +115,19 @@ pub(super) fn judge<'a>(tail: &Tail, sent: impl Into<Extent<'a>>, last: Option<&
     if described.epoch != epoch {
         return Verdict::Rival(format!(
             "two producers publish `{origin}`: the stream holds the epoch {} up to {end}, and this is the epoch \
-             {epoch}; stop one of them, or give them different `host` names",
+             {epoch}; stop one of them, or give them different names: `host` in `[pipeline]`, or `name` of a source `stdin`",
             described.epoch
         ));
     }
     let new = Tail { sequence: last.sequence, end: Some((described.epoch, end)) };
     if end < start {
         Verdict::WentBack
+    } else if sent.contradicts(described) {
+        Verdict::Rival(format!(
+            "two producers publish `{origin}`: the stream holds other bytes from {} to {end} than this one has \
+             there; stop one of them, or give them different names: `host` in `[pipeline]`, or `name` of a source `stdin`",
+            described.start
+        ))
     } else if end < sent_end {
         Verdict::Continue(new)
     } else if start == sent_end && tail.end == new.end && described.start < end {
@@ -227,6 +265,33 @@ mod tests {
         assert_eq!(judge(&tail(5, 4), &batch(4, "two\n"), older.as_ref()), Verdict::WentBack);
         let lost = Some(Last { sequence: 6, ..last(4, &batch(0, "o\n")).unwrap() });
         assert_eq!(judge(&tail(5, 4), &batch(4, "two\n"), lost.as_ref()), Verdict::WentBack);
+    }
+
+    #[test]
+    fn other_bytes_in_the_place_of_ours_are_another_producers() {
+        let is_rival = |sent: &Batch, theirs: &Batch| {
+            matches!(judge(&tail(1, 4), sent, last(2, theirs).as_ref()), Verdict::Rival(_))
+        };
+        let sent = batch(4, "two\nthree\n");
+        assert!(is_rival(&sent, &batch(4, "xxx\n")) && !is_rival(&sent, &batch(4, "two\n")));
+        assert!(is_rival(&sent, &batch(8, "xxxxx\n")) && !is_rival(&sent, &batch(8, "three\n")));
+        assert!(is_rival(&batch(4, "two\n"), &batch(4, "xxx\n")));
+        // What is not here cannot be compared, and a loss has no bytes.
+        assert!(!is_rival(&sent, &batch(8, "xxxxx\nfour\n")) && !is_rival(&sent, &batch(2, "xxxx\n")));
+        let loss = Batch::loss(Origin::new("h", "/l"), EPOCH, 4, 4, "gone");
+        assert!(!is_rival(&sent, &loss) && !is_rival(&loss, &batch(4, "two\n")));
+    }
+
+    #[test]
+    fn bytes_that_were_sent_in_parts_are_compared_across_them() {
+        let origin = Origin::new("h", "/l");
+        let parts = vec![(4, &b"two\n"[..]), (8, &b"three\n"[..]), (14, &b"four\n"[..])];
+        let sent = Extent { origin: &origin, epoch: EPOCH, start: 4, end: 14, parts };
+        let verdict = |theirs: &Batch| judge(&tail(1, 4), sent.clone(), last(2, theirs).as_ref());
+        assert_eq!(verdict(&batch(6, "o\nthree\n")), Verdict::Stored(tail(2, 14)));
+        assert_eq!(verdict(&batch(6, "o\nth")), Verdict::Continue(tail(2, 10)));
+        assert!(matches!(verdict(&batch(6, "o\nxx")), Verdict::Rival(_)));
+        assert_eq!(verdict(&batch(14, "xxxx\n")), Verdict::Stored(tail(2, 19)), "it was not sent yet");
     }
 
     #[test]

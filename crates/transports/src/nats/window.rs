@@ -18,9 +18,12 @@ use super::pull::Until;
 /// expired.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// What one request allows. It fits any message that the server takes, and grows where the stream holds
-    /// larger ones: see [`Window::make_room`].
+    /// What one request allows, usually: it fits any message that the server takes.
+    usual_bytes: usize,
+    /// The same now: more where the stream holds larger messages, as long as they come. See [`Window::make_room`].
     request_bytes: usize,
+    /// The most that it ever was.
+    most_bytes: usize,
     request_messages: usize,
     /// Those not known to have ended: number and when they were sent.
     open: VecDeque<(u64, Instant)>,
@@ -78,8 +81,18 @@ impl Window {
         let (request_bytes, request_messages) = match until {
             Until::Forever => (request_bytes, WINDOW_MESSAGES / OVERLAPPING_REQUESTS),
             Until::End(_) | Until::Pending => (request_bytes.max(WINDOW_BYTES), WINDOW_MESSAGES),
+            Until::First => (request_bytes, 1),
         };
-        Self { request_bytes, request_messages, open: VecDeque::new(), next_number: 0, bytes: 0, until }
+        Self {
+            usual_bytes: request_bytes,
+            request_bytes,
+            most_bytes: request_bytes,
+            request_messages,
+            open: VecDeque::new(),
+            next_number: 0,
+            bytes: 0,
+            until,
+        }
     }
 
     /// The next request with its number, if there is room for it.
@@ -98,7 +111,8 @@ impl Window {
         self.bytes += self.request_bytes;
         let nanoseconds = |duration: Duration| if waits { duration.as_nanos() as u64 } else { 0 };
         let request = PullRequest {
-            batch: self.request_messages,
+            // What is so large by itself does not wait here in numbers.
+            batch: if self.request_bytes > self.usual_bytes { 1 } else { self.request_messages },
             max_bytes: self.request_bytes,
             expires: nanoseconds(REQUEST_EXPIRES),
             idle_heartbeat: nanoseconds(HEARTBEAT),
@@ -109,6 +123,9 @@ impl Window {
 
     /// A message of `bytes` came.
     pub(super) fn spend(&mut self, bytes: usize) {
+        if bytes <= self.usual_bytes {
+            self.request_bytes = self.usual_bytes;
+        }
         self.bytes = self.bytes.saturating_sub(bytes);
         if self.bytes == 0 {
             self.open.clear();
@@ -124,7 +141,7 @@ impl Window {
     }
 
     /// A request ended because the next message takes more than the `bytes_left` of it. Where that was the whole
-    /// request, those that follow allow twice as much; returns how much.
+    /// request, those that follow allow twice as much; returns how much, when it was never so much before.
     ///
     /// The server may have taken larger messages than it does now, or another one did.
     ///
@@ -132,7 +149,7 @@ impl Window {
     ///
     /// The request was as large as any may be.
     pub(super) fn make_room(&mut self, bytes_left: usize) -> Result<Option<usize>> {
-        // Requests only grow: one of an earlier size says nothing of this one.
+        // One of an earlier, smaller size says nothing of this one.
         if bytes_left < self.request_bytes {
             return Ok(None);
         }
@@ -142,7 +159,9 @@ impl Window {
             self.request_bytes
         );
         self.request_bytes *= 2;
-        Ok(Some(self.request_bytes))
+        let is_news = self.request_bytes > self.most_bytes;
+        self.most_bytes = self.most_bytes.max(self.request_bytes);
+        Ok(is_news.then_some(self.request_bytes))
     }
 
     fn close(&mut self, number: Option<u64>, bytes_left: usize) {
@@ -201,6 +220,29 @@ mod tests {
             assert!(window.make_room(window.request_bytes).unwrap().is_some());
         }
         assert!(window.make_room(window.request_bytes).is_err());
+    }
+
+    #[test]
+    fn after_a_large_message_requests_are_as_they_were() {
+        let mut window = Window::new(1 << 20, Until::Forever);
+        let bytes = window.request_bytes;
+        window.next_request();
+        window.close(Some(1), bytes);
+        assert_eq!(window.make_room(bytes).unwrap(), Some(2 * bytes));
+        let (number, request) = window.next_request().unwrap();
+        assert_eq!((request.batch, request.max_bytes), (1, 2 * bytes), "it waits here alone");
+        window.spend(2 * bytes - 1);
+        window.close(Some(number), 1);
+        let (number, request) = window.next_request().unwrap();
+        assert_eq!((request.batch, request.max_bytes), (1, 2 * bytes), "there may be another");
+        window.spend(100);
+        window.close(Some(number), 2 * bytes - 100);
+        let (number, request) = window.next_request().unwrap();
+        assert_eq!(request.max_bytes, bytes);
+        assert!(request.batch > 1);
+        window.close(Some(number), bytes);
+        assert_eq!(window.make_room(bytes).unwrap(), None, "that it may be so much was said before");
+        assert_eq!(window.next_request().unwrap().1.max_bytes, 2 * bytes);
     }
 
     #[test]

@@ -120,6 +120,13 @@ const ZSTD_PARAMETERS: [CParameter; 6] = [
     CParameter::ChainLog(12),
 ];
 
+impl Described {
+    /// The CRC of its data; none of the record of a loss.
+    pub(crate) fn data_crc32c(&self) -> Option<u32> {
+        (!matches!(self.form, Form::Loss(_))).then_some(self.crc32c)
+    }
+}
+
 /// Makes a message of a batch.
 pub(crate) fn encode(batch: &Batch, encoding: Encoding) -> Message {
     encode_again(batch, encoding, None)

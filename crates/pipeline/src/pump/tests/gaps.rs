@@ -203,6 +203,17 @@ async fn a_loss_that_the_producer_records_costs_nothing_that_is_there() {
     assert_eq!((bench.metrics.counts().bytes_lost, bench.tape.cursor().as_deref()), (6, Some(&b"5"[..])));
 }
 
+/// It came, and so did more; the rest that was dropped is still to be passed.
+#[tokio::test(start_paused = true)]
+async fn the_loss_of_what_came_all_the_same_is_none() {
+    let mut bench = Bench::that_waits().await;
+    let mut steps = give(with_a_gap());
+    steps.extend(give([data("a", 4, "middle"), Batch::loss(origin("a"), Epoch(1), 10, 5, "it is gone")]));
+    assert!(matches!(bench.session(steps).await.unwrap(), Ended::Again(_)), "what follows is read again");
+    assert_eq!((bench.metrics.counts().losses, bench.metrics.counts().bytes_lost), (0, 0));
+    assert_eq!(bench.tape.committed("a"), Some(10));
+}
+
 #[tokio::test(start_paused = true)]
 async fn waiting_ends_with_a_loss_that_is_counted() {
     let mut bench = Bench::that_waits().await;

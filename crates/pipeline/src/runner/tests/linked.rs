@@ -86,6 +86,17 @@ async fn a_failure_that_loses_what_cannot_be_read_again_ends_the_run_with_the_co
     assert_eq!(error, "no space left; 8 bytes that cannot be read again were not delivered");
 }
 
+/// It is counted at the hop that the source belongs to.
+#[tokio::test(start_paused = true)]
+async fn what_the_source_has_in_hand_is_lost_with_the_rest() {
+    let bench = Bench::new("");
+    let pipe = Pipe::of(&["one\n", "two\n"]);
+    *pipe.rest.lock().unwrap() = Bytes::from_static(b"no line end");
+    bench.world.commits_to_fail.store(1, Ordering::Relaxed);
+    let error = end_of(&bench.run_pipe(&pipe, handover())).await.unwrap_err().to_string();
+    assert_eq!(error, "no space left; 19 bytes that cannot be read again were not delivered");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_again_waits_while_it_is_held() {
     let bench = Bench::new("");

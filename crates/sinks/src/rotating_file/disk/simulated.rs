@@ -69,6 +69,8 @@ pub(in crate::rotating_file) enum Trouble {
     Fail(usize, i32),
     /// The kernel takes only a part of what is appended, and the next try fails with this error.
     Short(usize, i32),
+    /// The same, and so does what is done next: to take that part back.
+    Stuck(usize, i32),
 }
 
 /// A change that happened, by names and numbers of the model.
@@ -158,7 +160,11 @@ impl Recorder {
                 record.trouble = Trouble::Fail(at + 1, error);
                 (half(first), None)
             }
+            Trouble::Stuck(moment, _) if at == moment && first.len() > 1 => (half(first), None),
             Trouble::Fail(moment, error) | Trouble::Short(moment, error) if at == moment => {
+                (&[][..], Some(io::Error::from_raw_os_error(error)))
+            }
+            Trouble::Stuck(moment, error) if (moment..moment + 3).contains(&at) => {
                 (&[][..], Some(io::Error::from_raw_os_error(error)))
             }
             _ => {
@@ -184,6 +190,9 @@ impl Recorder {
         let (error, is_first) = match record.trouble {
             Trouble::Kill(moment) if at >= moment => (anyhow!(killed()), !record.happened),
             Trouble::Fail(moment, error) if at == moment => {
+                (io::Error::from_raw_os_error(error).into(), true)
+            }
+            Trouble::Stuck(moment, error) if record.happened && at == moment + 2 => {
                 (io::Error::from_raw_os_error(error).into(), true)
             }
             _ => {

@@ -192,7 +192,10 @@ fn entry(input: &mut Input<'_>, identities: &[u64]) -> Entry {
             let intent = match input.below(5) {
                 0 => Intent::Create(record(input, identities)),
                 1 => Intent::Adopt(record(input, identities)),
-                2 => Intent::Rotate { to, period_end: input.number() as i64 },
+                2 => {
+                    let period_end = input.number() as i64;
+                    Intent::Rotate { to, period_end, stamp: period_end }
+                }
                 3 => Intent::Compress { to, identity, length: input.number() },
                 _ => Intent::Delete,
             };

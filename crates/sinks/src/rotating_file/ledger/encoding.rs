@@ -68,6 +68,11 @@ impl Entry {
                 put_number(out, u64::from(*id));
                 put_bytes(out, suffix.as_bytes());
             }
+            Self::Stamp(family, stamp) => {
+                out.push(11);
+                put_bytes(out, family.as_bytes());
+                put_signed(out, *stamp);
+            }
         }
     }
 
@@ -97,6 +102,7 @@ impl Entry {
             8 => Self::Intent(reader.id()?, intent(reader)?),
             9 => Self::Withdraw(reader.id()?),
             10 => Self::Suffix(reader.id()?, reader.text()?.into()),
+            11 => Self::Stamp(file_path(reader)?, reader.signed()?),
             _ => return Err(Malformed),
         })
     }
@@ -200,10 +206,11 @@ fn put_intent(out: &mut Vec<u8>, intent: &Intent) {
             out.push(2);
             put_record(out, record);
         }
-        Intent::Rotate { to, period_end } => {
+        Intent::Rotate { to, period_end, stamp } => {
             out.push(3);
             put_bytes(out, to.as_bytes());
             put_signed(out, *period_end);
+            put_signed(out, *stamp);
         }
         Intent::Compress { to, identity, length } => {
             out.push(4);
@@ -212,6 +219,11 @@ fn put_intent(out: &mut Vec<u8>, intent: &Intent) {
             put_number(out, *length);
         }
         Intent::Delete => out.push(5),
+        Intent::Restore { length, tail } => {
+            out.push(6);
+            put_number(out, *length);
+            put_tail(out, *tail);
+        }
     }
 }
 
@@ -219,11 +231,12 @@ fn intent(reader: &mut Reader<'_>) -> Result<Intent, Malformed> {
     Ok(match reader.byte()? {
         1 => Intent::Create(record(reader)?),
         2 => Intent::Adopt(record(reader)?),
-        3 => Intent::Rotate { to: file_path(reader)?, period_end: reader.signed()? },
+        3 => Intent::Rotate { to: file_path(reader)?, period_end: reader.signed()?, stamp: reader.signed()? },
         4 => {
             Intent::Compress { to: file_path(reader)?, identity: reader.number()?, length: reader.number()? }
         }
         5 => Intent::Delete,
+        6 => Intent::Restore { length: reader.number()?, tail: tail(reader)? },
         _ => return Err(Malformed),
     })
 }

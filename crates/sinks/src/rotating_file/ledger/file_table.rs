@@ -53,6 +53,13 @@ impl FileTable {
         self.pages.values().flatten().map(|(id, record)| (*id, record))
     }
 
+    /// The files from this number on, in the order of their numbers.
+    pub(crate) fn from(&self, first: FileId) -> impl Iterator<Item = (FileId, &FileRecord)> {
+        let pages = self.pages.range(first / PAGE_FILES..);
+        let files = pages.flat_map(|(_, page)| page).map(|(id, record)| (*id, record));
+        files.skip_while(move |(id, _)| *id < first)
+    }
+
     /// The highest number.
     pub(super) fn last_id(&self) -> Option<FileId> {
         self.iter().next_back().map(|(id, _)| id)
@@ -111,6 +118,9 @@ mod tests {
         }
         let all = || map.iter().map(|(id, record)| (*id, record));
         assert!(!map.is_empty() && table.iter().eq(all()));
+        for first in 0..=400 {
+            assert!(table.from(first).eq(all().skip_while(|(id, _)| *id < first)), "from {first}");
+        }
         map.keys().for_each(|id| table.remove(*id));
         assert!(table.pages.is_empty() && table.last_id().is_none());
     }

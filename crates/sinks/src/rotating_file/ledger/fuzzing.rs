@@ -92,7 +92,7 @@ fn applied(mut state: State, payload: &[u8]) -> Option<State> {
 fn starts(folder: &Path) -> Option<Vec<Entry>> {
     let open = || {
         let root = Root::open_or_create(folder, 0o700).expect("the folder is there");
-        Ledger::open(Arc::new(Disk::new(root, 0o600)), LedgerSize { min_bytes: 0, room: 2 })
+        Ledger::open(Arc::new(Disk::new(root, 0o600)), LedgerSize { min_bytes: 0, room: 2 }, |_| Ok(false))
     };
     let ledger = match open() {
         Ok(ledger) => ledger,

@@ -26,6 +26,9 @@ pub(crate) struct State {
     pub(crate) files: FileTable,
     /// What was about to happen to a file, and is not known to be done.
     pub(crate) intents: BTreeMap<FileId, Intent>,
+    /// The last time that stands in the name of a rotated file of an output, in seconds since 1970. It outlives the
+    /// file: the names of those that are left would not sort.
+    stamps: HashMap<FilePath, i64>,
     /// The files by their paths, which stand in `files`.
     paths: HashTable<FileId>,
     hasher: RandomState,
@@ -106,6 +109,8 @@ pub(crate) enum Intent {
         to: FilePath,
         /// The end of its period, as the record will have it.
         period_end: i64,
+        /// The time in the new name, in seconds since 1970.
+        stamp: i64,
     },
     /// To put a complete compressed copy in its place.
     Compress {
@@ -118,6 +123,14 @@ pub(crate) enum Intent {
     },
     /// To delete it.
     Delete,
+    /// To go on in it when somebody has put back what others cut off. Its record has the length that it had before;
+    /// what of that was not committed comes again.
+    Restore {
+        /// The committed length.
+        length: u64,
+        /// How the committed bytes ended.
+        tail: Tail,
+    },
 }
 
 /// One change. A record of the ledger is a list of them, all or nothing.
@@ -143,6 +156,8 @@ pub(crate) enum Entry {
     Intent(FileId, Intent),
     /// It did not happen.
     Withdraw(FileId),
+    /// The last time in the name of a rotated file of this output, in seconds since 1970.
+    Stamp(FilePath, i64),
 }
 
 impl State {
@@ -186,7 +201,9 @@ impl State {
             }
             Entry::File(id, record) => {
                 self.expect_sound(&record)?;
-                self.intents.remove(&id);
+                if let Some(Intent::Rotate { stamp, .. }) = self.intents.remove(&id) {
+                    self.stamps.insert(record.family.clone(), stamp);
+                }
                 self.release(id);
                 self.files.insert(id, record);
                 self.claim(id);
@@ -205,12 +222,16 @@ impl State {
                 match &intent {
                     Intent::Create(record) | Intent::Adopt(record) => self.expect_sound(record)?,
                     Intent::Rotate { to, .. } | Intent::Compress { to, .. } => expect_output(to)?,
+                    Intent::Restore { tail, .. } => self.expect_author(*tail)?,
                     Intent::Delete => {}
                 }
                 self.intents.insert(id, intent);
             }
             Entry::Withdraw(id) => {
                 self.intents.remove(&id);
+            }
+            Entry::Stamp(family, stamp) => {
+                self.stamps.insert(family, stamp);
             }
         }
         Ok(())
@@ -270,6 +291,11 @@ impl State {
         Some(self.origins.entry(id)?.0)
     }
 
+    /// The last time that stands in the name of a rotated file of this output, in seconds since 1970.
+    pub(crate) fn stamp(&self, family: &FilePath) -> Option<i64> {
+        self.stamps.get(family).copied()
+    }
+
     /// The committed ends and cursors.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         let histories = self.origins.iter().filter_map(|(origin, history)| {
@@ -324,8 +350,9 @@ impl State {
         });
         let files = self.files.iter().map(|(id, record)| Entry::File(id, record.clone()));
         let intents = self.intents.iter().map(|(id, intent)| Entry::Intent(*id, intent.clone()));
+        let stamps = self.stamps.iter().map(|(family, stamp)| Entry::Stamp(family.clone(), *stamp));
         let cursors = self.cursors().map(Entry::Cursor);
-        cursors.chain(origins).chain(histories).chain(files).chain(intents)
+        cursors.chain(stamps).chain(origins).chain(histories).chain(files).chain(intents)
     }
 
     /// A file that two records claim, or a record and what is about to happen to another one, if there is such a
@@ -335,7 +362,7 @@ impl State {
             Intent::Adopt(record) => Some((record.identity, &record.path)),
             Intent::Rotate { to, .. } => Some((self.files.get(*id)?.identity, to)),
             Intent::Compress { to, identity, .. } => Some((*identity, to)),
-            Intent::Create(_) | Intent::Delete => None,
+            Intent::Create(_) | Intent::Delete | Intent::Restore { .. } => None,
         });
         let recorded = self.files.iter().map(|(_, record)| (record.identity, &record.path));
         let mut claimed: Vec<_> = recorded.chain(intended).collect();

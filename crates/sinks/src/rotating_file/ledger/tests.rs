@@ -13,7 +13,7 @@ fn disk(folder: &Path) -> Arc<Disk> {
 }
 
 fn open(folder: &Path) -> Result<Ledger> {
-    Ledger::open(disk(folder), LedgerSize::default())
+    Ledger::open(disk(folder), LedgerSize::default(), |_| Ok(false))
 }
 
 fn origin(number: usize) -> Entry {
@@ -76,13 +76,15 @@ fn every_kind_of_entry_survives_a_start() {
         Entry::File(1, FileRecord { tail: broken, stage: Stage::Rotated, ..file("b", 2) }),
         Entry::File(2, FileRecord { stage: Stage::Compressed, number: 3, ..file("c.gz", 2) }),
         Entry::Length(0, 80, unfinished),
-        Entry::Intent(1, Intent::Rotate { to: file("b.1", 0).path, period_end: -1 }),
+        Entry::Intent(1, Intent::Rotate { to: file("b.1", 0).path, period_end: -1, stamp: 9 }),
         Entry::Intent(2, Intent::Delete),
         Entry::Intent(3, Intent::Create(file("d", 0))),
         Entry::Intent(4, Intent::Adopt(file("e", 5))),
         Entry::Intent(5, Intent::Compress { to: file("f.gz", 0).path, identity: 1, length: 2 }),
+        Entry::Intent(0, Intent::Restore { length: 7, tail: unfinished }),
         Entry::Intent(6, Intent::Delete),
         Entry::Withdraw(6),
+        Entry::Stamp(file("a", 1).path, -7),
         Entry::File(7, file("gone", 1)),
         Entry::Forget(7),
     ];
@@ -93,7 +95,7 @@ fn every_kind_of_entry_survives_a_start() {
 
     let ledger = open(folder.path()).unwrap();
     assert_eq!(ledger.state().snapshot().collect::<Vec<_>>(), before);
-    assert_eq!(ledger.state().intents.len(), 5);
+    assert_eq!(ledger.state().intents.len(), 6);
     assert_eq!(ledger.state().next_file_id(), 6);
     assert_eq!(end_of(&ledger, 0), Some(40));
 }
@@ -231,7 +233,7 @@ fn killed_at_any_step_it_knows_what_was_appended_before() {
         let disk_to_kill = disk(folder.path());
         disk_to_kill.fuse.set(step);
         let run = || -> Result<()> {
-            let mut ledger = Ledger::open(disk_to_kill.clone(), LedgerSize::default())?;
+            let mut ledger = Ledger::open(disk_to_kill.clone(), LedgerSize::default(), |_| Ok(false))?;
             ledger.append(&mut vec![moved(0, 11)])?;
             ledger.renew(0)?;
             ledger.append(&mut vec![moved(0, 12)])
@@ -325,7 +327,7 @@ fn what_takes_a_file_of_the_sinks_own_for_output_is_damage() {
             Entry::File(0, record.clone()),
             Entry::Intent(0, Intent::Create(record.clone())),
             Entry::Intent(0, Intent::Adopt(record)),
-            Entry::Intent(0, Intent::Rotate { to: to.clone(), period_end: 0 }),
+            Entry::Intent(0, Intent::Rotate { to: to.clone(), period_end: 0, stamp: 0 }),
             Entry::Intent(0, Intent::Compress { to, identity: 1, length: 1 }),
         ] {
             fs::remove_dir_all(folder.path().join(FOLDER)).unwrap();
@@ -347,8 +349,8 @@ fn two_committed_lengths_of_one_file_are_damage() {
     for (second, is_sound) in [
         (Entry::File(1, long.clone()), false),
         (Entry::Intent(1, Intent::Adopt(long)), false),
-        (Entry::Intent(0, Intent::Rotate { to: short.path.clone(), period_end: 0 }), false),
-        (Entry::Intent(0, Intent::Rotate { to: file("c.log", 1).path, period_end: 0 }), true),
+        (Entry::Intent(0, Intent::Rotate { to: short.path.clone(), period_end: 0, stamp: 0 }), false),
+        (Entry::Intent(0, Intent::Rotate { to: file("c.log", 1).path, period_end: 0, stamp: 0 }), true),
         (
             Entry::Intent(
                 1,

@@ -215,10 +215,10 @@ impl Session {
 
     /// Deletes and compresses until nothing is left to do.
     pub(super) fn maintain(&mut self) -> Result<()> {
-        self.writer.delete_old()?;
+        self.writer.retention.note_rotation();
         loop {
-            self.writer.compress()?;
-            if !self.writer.is_compressing() {
+            self.writer.tidy()?;
+            if !self.writer.is_compressing() && !self.writer.retention.is_due() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_micros(50));

@@ -189,6 +189,81 @@ fn another_template_begins_new_files_and_gives_up_the_old_ones() {
 }
 
 #[test]
+fn another_template_cuts_off_what_was_not_committed_under_the_old_one() {
+    // Where the file is, and what another program has made of its name.
+    for moved in [false, true] {
+        let bench = Bench::new("{host}/{file}", "");
+        let log = origin("h", "/f");
+        let mut session = bench.open();
+        session.write(&log, "one\n", day(0));
+        session.commit();
+        session.write(&log, "two\nand a ha", day(0));
+        session.writer.flush().unwrap();
+        drop(session);
+        let mut old = "h/f";
+        if moved {
+            old = "h/f.1";
+            std::fs::rename(bench.path("h/f"), bench.path(old)).unwrap();
+        }
+        let bench = bench.with("{host}/{file}.%Y%m%d", "keep = { age = \"1d\" }");
+        let mut session = bench.open();
+        session.write(&log, "two\nand a half\n", day(0));
+        session.commit();
+        assert_eq!(
+            (bench.read(old).as_str(), bench.read("h/f.20261101").as_str()),
+            ("one\n", "two\nand a half\n")
+        );
+        let end = session.writer.ledger.state().files.iter().map(|(_, record)| record.period.1).max();
+        assert!(end < Some(i64::MAX / 2), "it has an age");
+    }
+}
+
+/// The rotated files in the order of their names, and the active one.
+fn in_order(bench: &Bench) -> String {
+    let files = bench.files();
+    let (active, rotated) = (files["h/f"].clone(), files.into_iter().skip(1));
+    rotated.map(|(_, content)| content).chain([active]).collect()
+}
+
+#[test]
+fn what_is_kept_is_what_came_last_and_its_names_sort_also_when_the_clock_goes_back() {
+    // So many seconds later, and an hour earlier.
+    for offset in [1, -3600_i64] {
+        let bench = Bench::new("{host}/{file}", "rotate = { max_bytes = 8 }\nkeep = { files = 3 }");
+        let (log, mut session) = (origin("h", "/f"), bench.open());
+        let mut all = String::new();
+        for number in 100..110 {
+            let line = format!("line {number}\n");
+            let seconds = if number < 105 { 3600 } else { 3600 + offset };
+            session.write(&log, &line, day(0) + Duration::from_secs(seconds as u64));
+            all += &line;
+            if number == 105 || number == 109 {
+                session.commit();
+                session.maintain().unwrap();
+            }
+        }
+        let kept = in_order(&bench);
+        assert_eq!(bench.names().len(), 3);
+        assert!(all.ends_with(&kept), "{offset}: {:?}", bench.files());
+    }
+}
+
+#[test]
+fn the_time_in_a_name_never_comes_again_also_when_no_file_has_it_any_more() {
+    let bench = Bench::new("{host}/{file}", "rotate = { max_bytes = 8 }\nkeep = { files = 1 }");
+    let (log, mut names) = (origin("h", "/f"), Vec::new());
+    for number in 100..104 {
+        let mut session = bench.open();
+        session.write(&log, &format!("line {number}\n"), day(0));
+        session.commit();
+        names.extend(bench.names().into_iter().skip(1));
+        session.maintain().unwrap();
+        assert_eq!(bench.names(), ["h/f"]);
+    }
+    assert_eq!(names, ["h/f.20261101T120000", "h/f.20261101T120001", "h/f.20261101T120002"]);
+}
+
+#[test]
 fn old_files_go_and_so_do_their_empty_folders() {
     let bench = Bench::new("{host}/%Y/%m/%d/{file}", "keep = { files = 2 }");
     let (log, mut session) = (origin("h", "/f"), bench.open());

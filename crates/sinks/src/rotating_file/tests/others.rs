@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering;
 
 use fshipper_pipeline::{Batch, Epoch, Written};
 
 use super::bench::{Bench, Session, data, day, origin};
 use crate::rotating_file::commit::Claims;
 use crate::rotating_file::ledger::{Entry, FileRecord};
-use crate::rotating_file::outputs::losses_path;
+use crate::rotating_file::outputs::{LOSSES, losses_path};
 
 #[test]
 fn lines_of_several_logs_stay_whole_in_a_shared_file() {
@@ -272,6 +273,64 @@ fn a_file_cut_while_it_is_written_to_is_not_written_to_a_second_time() {
 }
 
 #[test]
+fn what_was_cut_and_is_put_back_is_followed_by_what_was_not_committed_once() {
+    // Put back between two sessions, while one waits for it, or under another `path`.
+    for (is_waiting, path) in
+        [(false, "{host}/{file}"), (true, "{host}/{file}"), (false, "{host}/{file}.%Y%m%d")]
+    {
+        let bench = Bench::new("{host}/{file}", "");
+        let (log, mut session) = (origin("h", "/f"), bench.open());
+        session.write(&log, "one\n", day(0));
+        session.commit();
+        session.write(&log, "two\n", day(0));
+        session.writer.flush().unwrap();
+        // As with copy and truncate.
+        fs::copy(bench.path("h/f"), bench.path("h/f.1")).unwrap();
+        fs::OpenOptions::new().write(true).open(bench.path("h/f")).unwrap().set_len(0).unwrap();
+        session.try_commit().unwrap_err();
+        drop(session);
+        if !is_waiting {
+            fs::write(bench.path("h/f"), "one\ntwo\n").unwrap();
+        }
+        let bench = bench.with(path, "");
+        let mut session = bench.open();
+        if is_waiting {
+            let Written::Held(reason) = session.write(&log, "two\n", day(0)) else { panic!("it goes on") };
+            assert!(
+                reason.contains("0 bytes of the 8 that were written to it, 4 of them committed"),
+                "{reason}"
+            );
+            fs::write(bench.path("h/f"), "one\ntwo\n").unwrap();
+        }
+        assert_eq!(session.write(&log, "two\n", day(0)), Written::Accepted);
+        session.commit();
+        drop(session);
+        fs::remove_file(bench.path("h/f.1")).unwrap();
+        assert_eq!(bench.files().into_values().collect::<String>(), "one\ntwo\n", "{path}");
+        assert!(bench.open().writer.ledger.state().intents.is_empty());
+    }
+}
+
+#[test]
+fn a_start_lists_a_folder_once_however_many_of_its_files_are_missing() {
+    let bench = Bench::new("{host}_{file}", "");
+    let mut session = bench.open();
+    let logs: Vec<_> = (0..400).map(|number| origin(&format!("h{number}"), "/f")).collect();
+    for log in &logs {
+        session.write(log, "one\n", day(0));
+    }
+    session.commit();
+    drop(session);
+    for number in 0..200 {
+        fs::remove_file(bench.path(&format!("h{number}_f"))).unwrap();
+    }
+    let session = bench.open();
+    let looks = session.disk.looks.load(Ordering::Relaxed);
+    assert!(looks < 3 * 400, "{looks}");
+    assert_eq!(session.writer.ledger.state().files.iter().count(), 200);
+}
+
+#[test]
 fn bytes_that_others_append_stay() {
     let bench = Bench::new("{host}/{file}", "");
     let (log, mut session) = (origin("h", "/f"), bench.open());
@@ -362,8 +421,9 @@ fn notes_of_losses_that_cannot_be_written_are_no_trouble_of_the_log_that_wrote_n
 
     // It shows when they are to be written, together with what was taken of others.
     let mut session = bench.open();
-    replace_notes();
     session.feed(loss(10)).unwrap();
+    replace_notes();
+    session.writer.files.close_all();
     session.write(&other, "x\n", day(0));
     session.feed(loss(20)).unwrap_err();
     drop(session);
@@ -374,6 +434,99 @@ fn notes_of_losses_that_cannot_be_written_are_no_trouble_of_the_log_that_wrote_n
     assert!(matches!(session.feed(loss(10)).unwrap(), Written::Held(_)));
     session.commit();
     assert_eq!(bench.read("other/f"), "x\n");
+}
+
+#[test]
+fn notes_of_losses_that_somebody_empties_stop_nothing() {
+    // While nothing runs, while it runs, and after the note was written and before it is committed.
+    for moment in ["stopped", "running", "noted"] {
+        let bench = Bench::new("{host}/{file}", "");
+        let (log, other) = (origin("h", "/f"), origin("other", "/f"));
+        let loss = |start, reason: &str| {
+            let mut loss = Batch::loss(log.clone(), Epoch(1), start, 10, reason);
+            loss.time = day(0);
+            loss
+        };
+        let empty = || fs::write(bench.path(".fshipper/losses.log"), "").unwrap();
+        let mut session = bench.open();
+        session.feed(loss(0, "the first")).unwrap();
+        session.commit();
+        if moment == "stopped" {
+            drop(session);
+            empty();
+            session = bench.open();
+        }
+        if moment == "running" {
+            empty();
+        }
+        session.feed(loss(10, "the second")).unwrap();
+        session.write(&other, "x\n", day(0));
+        session.writer.flush().unwrap();
+        if moment == "noted" {
+            empty();
+        }
+        session.commit();
+        session.feed(loss(20, "the third")).unwrap();
+        session.commit();
+        drop(session);
+        let mut session = bench.open();
+        assert_eq!(session.end(&log), 30);
+        session.feed(loss(30, "the fourth")).unwrap();
+        session.commit();
+        let noted = bench
+            .losses()
+            .lines()
+            .map(|line| line.rsplit_once("the ").unwrap().1.to_owned())
+            .collect::<Vec<_>>();
+        let expected = ["second", "third", "fourth"];
+        assert_eq!(noted, expected[usize::from(moment == "noted")..], "{moment}");
+        assert_eq!(bench.read("other/f"), "x\n");
+    }
+}
+
+#[test]
+fn notes_of_losses_that_cannot_be_looked_at_hold_the_log_whose_loss_it_is() {
+    let bench = Bench::new("{host}/{file}", "");
+    let (log, other) = (origin("h", "/f"), origin("other", "/f"));
+    let mut session = bench.open();
+    session.writer.outputs.hold_until_mended(LOSSES, "a test".to_owned());
+    let loss = Batch::loss(log.clone(), Epoch(1), 0, 10, "gone");
+    let written = session.writer.accept(&loss, false).unwrap();
+    assert_eq!(written, Written::Held("a test".to_owned()));
+    session.write(&other, "x\n", day(0));
+    let held = session.try_commit().unwrap();
+    assert_eq!(held, [(log.clone(), "a test".to_owned())]);
+    assert_eq!((bench.read("other/f").as_str(), bench.losses().as_str()), ("x\n", ""));
+}
+
+#[test]
+fn a_quiet_file_that_others_rotated_is_not_renamed_in_the_place_of_ours() {
+    // With another file in its place or without, and with its handle open or closed.
+    for (successor, is_closed, days) in [
+        (true, false, 1),
+        (false, false, 1),
+        (true, true, 1),
+        (false, true, 1),
+        (true, true, 0),
+        (false, true, 0),
+    ] {
+        let bench = Bench::new("{host}/{file}", "rotate = { every = \"1d\" }");
+        let (log, mut session) = (origin("h", "/f"), bench.open());
+        session.write(&log, "one\n", day(0));
+        session.commit();
+        if is_closed {
+            session.writer.files.close_all();
+        }
+        fs::rename(bench.path("h/f"), bench.path("h/f.1")).unwrap();
+        if successor {
+            fs::write(bench.path("h/f"), "theirs\n").unwrap();
+        }
+        session.write(&log, "two\n", day(days));
+        session.commit();
+        assert_eq!(bench.names(), ["h/f", "h/f.1"], "{successor} {is_closed} {days}");
+        let expected = if successor { "theirs\ntwo\n" } else { "two\n" };
+        assert_eq!((bench.read("h/f.1").as_str(), bench.read("h/f").as_str()), ("one\n", expected));
+    }
 }
 
 #[test]

@@ -8,14 +8,23 @@ use crate::file_tail::candidates;
 use crate::file_tail::log::Now;
 use crate::file_tail::tail::TICK;
 
+/// `a.log.1` was selected alone, and became a log of its own. Then all of `a.log` is.
+fn with_log_under_the_name_of_a_rotated_file() -> Bench {
+    let mut bench = Bench::new(&["a.log.1"]);
+    bench.append("a.log.1", lines("x", 0..5));
+    bench.pump();
+    bench.restart();
+    bench.tables.clear();
+    bench.add_table(&["a.log*"]);
+    bench
+}
+
 /// What was there first under the name of a rotated file is a log of its own; what comes to that name later is
 /// what it was before.
 #[test]
 fn a_log_under_the_name_of_a_rotated_file_takes_nothing_of_the_log_that_is_rotated_to_it() {
     for restarts in [false, true] {
-        let mut bench = Bench::new(&["a.log*"]);
-        bench.append("a.log.1", lines("x", 0..5));
-        bench.pump();
+        let mut bench = with_log_under_the_name_of_a_rotated_file();
         let mut expected = String::new();
         for generation in 0..4 {
             let content = lines(&format!("generation {generation}"), 0..5);
@@ -33,6 +42,82 @@ fn a_log_under_the_name_of_a_rotated_file_takes_nothing_of_the_log_that_is_rotat
         bench.check("a.log", expected + &lines("last", 0..3));
         assert_eq!((bench.names().len(), bench.unknown_losses()), (2, 0), "{restarts}");
     }
+}
+
+/// Where the copy is begun and seen before it holds anything, it is known once it does.
+#[test]
+fn a_log_under_the_name_of_a_rotated_file_takes_no_copy_of_the_log_that_is_copied_to_it() {
+    for (restarts, is_seen_empty) in [(false, false), (true, false), (false, true)] {
+        let mut bench = with_log_under_the_name_of_a_rotated_file();
+        let mut expected = String::new();
+        for generation in 0..4 {
+            let content = lines(&format!("generation {generation}"), 0..8);
+            bench.append("a.log", &content[..content.len() / 2]);
+            (0..2).for_each(|_| bench.settle());
+            if restarts {
+                bench.restart();
+            }
+            // The rest has to come out of the copy.
+            bench.append("a.log", &content[content.len() / 2..]);
+            for number in (1..=generation + 1).rev() {
+                bench.rename(&format!("a.log.{number}"), &format!("a.log.{}", number + 1));
+            }
+            if is_seen_empty {
+                bench.settle();
+                bench.append("a.log.1", "");
+                bench.settle();
+            }
+            bench.copy_and_truncate("a.log", "a.log.1");
+            (0..3).for_each(|_| bench.settle());
+            expected += &content;
+            bench.check("a.log", &expected);
+        }
+        bench.check("a.log.1", lines("x", 0..5));
+        assert_eq!((bench.names().len(), bench.unknown_losses()), (2, 0), "{restarts} {is_seen_empty}");
+    }
+}
+
+/// As logrotate leaves them with `nocreate`, while their program does not run.
+#[test]
+fn numbered_files_are_parts_of_a_log_that_is_not_there_yet() {
+    for copies in [false, true] {
+        let mut bench = Bench::new(&["*"]);
+        bench.append("a.log.2", lines("x", 0..5));
+        bench.gzip("a.log.2");
+        bench.append("a.log.1", lines("y", 0..5));
+        bench.wait(Duration::from_secs(60));
+        (0..3).for_each(|_| bench.settle());
+        let mut expected = lines("x", 0..5) + &lines("y", 0..5);
+        bench.check("a.log", &expected);
+        for generation in 0..3 {
+            let content = lines(&format!("generation {generation}"), 0..5);
+            bench.append("a.log", &content);
+            expected += &content;
+            (0..3).for_each(|_| bench.settle());
+            bench.restart();
+            bench.rename("a.log.2.gz", "a.log.3.gz");
+            bench.gzip("a.log.1");
+            bench.rename("a.log.1.gz", "a.log.2.gz");
+            match copies {
+                true => bench.copy_and_truncate("a.log", "a.log.1"),
+                false => bench.rename("a.log", "a.log.1"),
+            }
+        }
+        (0..4).for_each(|_| bench.settle());
+        bench.check("a.log", expected);
+        bench.check_one_log_without_loss();
+    }
+}
+
+#[test]
+fn a_number_makes_no_part_of_a_log_that_no_pattern_selects_or_that_has_no_extension() {
+    let mut bench = Bench::new(&["worker.log.[0-9]", "task*"]);
+    for name in ["worker.log.1", "worker.log.2", "task.1", "task.2", "task-1.log", "task-2.log"] {
+        bench.append(name, lines(name, 0..3));
+    }
+    bench.settle();
+    let own = ["task-1.log", "task-2.log", "task.1", "task.2", "worker.log.1", "worker.log.2"];
+    assert_eq!(bench.names(), own);
 }
 
 /// As with programs that rotate `app.log` to `app.1.log`, when both were there at the first start.

@@ -13,11 +13,12 @@ use fshipper_pipeline::{Admission, Batch, Checkpoint, Content, Origin};
 use rustix::fs::OFlags;
 use tempfile::TempDir;
 
-use crate::file_tail::identity::Stat;
+use crate::file_tail::identity::{DEVICES_BEFORE, Stat};
 use crate::file_tail::lines::Lines;
 use crate::file_tail::log::{Now, Stage};
 use crate::file_tail::patterns::Patterns;
 use crate::file_tail::reading::{Reading, Whereabouts};
+use crate::file_tail::survivors::Survivors;
 use crate::file_tail::tail::{Next, Options, TICK, TableOptions, Tail};
 use crate::file_tail::watch::{Hints, Watch};
 
@@ -56,6 +57,8 @@ pub(super) struct Bench {
     pub(super) max_batch_bytes: usize,
     pub(super) tail: Option<Tail>,
     watch: Blind,
+    /// What one session leaves open for the next one.
+    survivors: Arc<Survivors>,
     /// How far the clock was moved.
     ahead: Duration,
     began: Instant,
@@ -77,6 +80,7 @@ impl Bench {
     /// Reads what `include` selects below the directory of logs.
     pub(super) fn new(include: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        DEVICES_BEFORE.set(0);
         let mut bench = Self {
             folder,
             state: tempfile::tempdir().unwrap(),
@@ -84,6 +88,7 @@ impl Bench {
             max_batch_bytes: 4096,
             tail: None,
             watch: Blind::default(),
+            survivors: Arc::default(),
             ahead: Duration::ZERO,
             began: Instant::now(),
             received: Received::default(),
@@ -185,6 +190,14 @@ impl Bench {
         self.remove(name);
     }
 
+    /// As a backup that is restored: another file with the same content, time and name.
+    pub(super) fn copy_to_another_inode(&self, name: &str) {
+        let modified = fs::metadata(self.path(name)).unwrap().modified().unwrap();
+        fs::copy(self.path(name), self.path("copy")).unwrap();
+        File::options().write(true).open(self.path("copy")).unwrap().set_modified(modified).unwrap();
+        self.rename("copy", name);
+    }
+
     /// As `copytruncate` does; the copy is dated by the clock of the test.
     pub(super) fn copy_and_truncate(&self, from: &str, to: &str) {
         self.write(to, fs::read(self.path(from)).unwrap());
@@ -200,7 +213,9 @@ impl Bench {
     pub(super) fn open(&mut self) {
         let from = self.committed.checkpoint.clone();
         let (options, now) = (self.options(), self.now());
-        let tail = Tail::open(options, self.state.path(), &from, Box::new(self.watch.clone()), now).unwrap();
+        let watch = Box::new(self.watch.clone());
+        let mut tail = Tail::open(options, self.state.path(), &from, watch, now).unwrap();
+        tail.take_over(self.survivors.clone());
         self.tail = Some(tail);
     }
 
@@ -279,6 +294,12 @@ impl Bench {
 
     /// The process dies; what was not committed is forgotten. A new one starts at the next read.
     pub(super) fn crash(&mut self) {
+        self.reopen();
+        self.survivors = Arc::default();
+    }
+
+    /// The hop fails, and what was not committed is forgotten. The same process starts again at the next read.
+    pub(super) fn reopen(&mut self) {
         self.tail = None;
         self.received = self.committed.clone();
     }
@@ -458,7 +479,7 @@ impl Bench {
     pub(super) fn known(&self) -> [usize; 5] {
         let tail = self.tail.as_ref().unwrap();
         let logs = tail.logs.len();
-        [logs, tail.by_id.len(), tail.inodes.len(), tail.by_path.len(), tail.by_member.len()]
+        [logs, tail.owners.len(), tail.inodes.len(), tail.by_path.len(), tail.by_member.len()]
     }
 
     /// As a listing remembers a file when its name and its inode belong to another one by now.
@@ -467,6 +488,19 @@ impl Bench {
         let id = Stat::of_path(&path).unwrap().id;
         let stale = crate::file_tail::identity::FileId { born: id.born + 1, ..id };
         self.tail.as_mut().unwrap().discovery.misremember(&path, stale);
+    }
+
+    /// A reboot: the next process finds all files on a device with another number.
+    pub(super) fn renumber_devices(&self, number: u64) {
+        assert!(self.tail.is_none());
+        DEVICES_BEFORE.set(number);
+    }
+
+    /// What happens at a tick while nobody reads.
+    pub(super) fn keep_up(&mut self) {
+        self.wait(TICK);
+        let now = self.now();
+        self.tail.as_mut().unwrap().keep_up(now);
     }
 
     /// How many decoders are at work.

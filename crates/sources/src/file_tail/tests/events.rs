@@ -1,5 +1,7 @@
 //! Events of several lines, and lines of two-byte characters.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use regex::bytes::Regex;
@@ -192,6 +194,26 @@ fn utf16(text: &str, encoding: Encoding) -> Vec<u8> {
         _ => unit.to_le_bytes(),
     };
     text.encode_utf16().flat_map(bytes).collect()
+}
+
+/// As after a crash of its machine: the size stays, and what was looked at and held back is no text any more.
+#[test]
+fn lines_that_become_zeros_while_they_are_held_back_are_not_awaited() {
+    for mut bench in benches("a.log") {
+        let kept = event(1, 3);
+        bench.append("a.log", kept.clone() + "  and more\n");
+        bench.pump();
+        let file = OpenOptions::new().write(true).open(bench.path("a.log")).unwrap();
+        file.write_all_at(&[0; 11], kept.len() as u64).unwrap();
+        file.set_modified(bench.now().system).unwrap();
+        bench.pump();
+        file.write_all_at(b"event 2\n   ", kept.len() as u64).unwrap();
+        file.set_modified(bench.now().system + TICK).unwrap();
+        bench.pump();
+        bench.append("a.log", "\nevent 3\n");
+        bench.pump();
+        bench.check("a.log", kept + "event 2\n   \n");
+    }
 }
 
 #[test]

@@ -98,6 +98,38 @@ fn a_file_that_is_compressed_for_long_is_waited_for_and_said() {
     }
 }
 
+/// `fshipper run` with `start_at = "end"` right after logrotate.
+#[test]
+fn what_was_compressed_just_before_the_first_start_is_passed_over() {
+    let mut bench = Bench::new(&["a.log*"]);
+    bench.tables[0].options.start_at_end = true;
+    bench.write("a.log.1.gz", gzipped(lines("old", 0..3)));
+    bench.append("a.log", lines("a", 0..3));
+    bench.pump();
+    bench.append("a.log", lines("a", 3..5));
+    bench.wait(COMPLETE_AFTER);
+    (0..2).for_each(|_| bench.settle());
+    bench.remove("a.log");
+    (0..2).for_each(|_| bench.settle());
+    bench.check("a.log", lines("a", 3..5));
+    bench.check_one_log_without_loss();
+}
+
+/// What is older than the current file counts as read, also when that cannot be looked into at first.
+#[test]
+fn what_was_compressed_just_before_the_state_was_lost_is_passed_over() {
+    let mut bench = Bench::with_log("a.log*", 10);
+    bench.restart();
+    bench.lose_state();
+    bench.write("a.log.1.gz", gzipped(lines("old", 0..3)));
+    bench.append("a.log", lines("a", 10..12));
+    (0..2).for_each(|_| bench.settle());
+    bench.remove("a.log");
+    (0..2).for_each(|_| bench.settle());
+    bench.check("a.log", lines("a", 0..12));
+    bench.check_one_log_without_loss();
+}
+
 /// Whether something of a log was reported since it was asked last.
 fn has_complained(bench: &mut Bench, name: &str) -> bool {
     let path = bench.path(name);

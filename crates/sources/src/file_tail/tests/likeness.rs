@@ -1,6 +1,7 @@
 //! Files that are like one another and are not the same: what only looks as if it had been read is read.
 
 use std::fs;
+use std::time::Duration;
 
 use super::bench::{Bench, ROTATE_WAIT, gzipped, lines};
 use crate::file_tail::tail::{Next, TICK};
@@ -227,4 +228,59 @@ fn a_forgotten_log_whose_end_nobody_read_begins_anew() {
 /// So many logs that those which are gone are looked for.
 fn many_names(folder: &str) -> Vec<String> {
     (0..300).map(|number| format!("{folder}many-{number}.log")).collect()
+}
+
+/// Nothing was read of the current file, so its beginning is all that it is known by: the oldest file that begins
+/// so is as good as any, for all the others come after it.
+#[test]
+fn of_files_that_begin_alike_none_is_passed_over_when_nothing_was_read_of_the_current_one() {
+    for is_packed in [false, true] {
+        for has_earlier in [false, true] {
+            let banner = banner();
+            let content = |tag: &str| banner.clone() + &lines(tag, 0..5);
+            let mut bench = Bench::new(&["a.log*"]);
+            bench.append("a.log", content("w"));
+            bench.settle();
+            bench.commit();
+            if has_earlier {
+                bench.rotate();
+            } else {
+                bench.remove("a.log");
+                bench.settle();
+            }
+            bench.append("a.log", content("x"));
+            bench.settle();
+            bench.crash();
+            for tag in ["y", "z"] {
+                bench.rotate();
+                bench.append("a.log", content(tag));
+            }
+            let oldest = if has_earlier { 3 } else { 2 };
+            for name in (1..=oldest).map(|number| format!("a.log.{number}")) {
+                match is_packed {
+                    true => bench.gzip(&name),
+                    false => bench.copy_to_another_inode(&name),
+                }
+            }
+            bench.wait(Duration::from_secs(60));
+            (0..6).for_each(|_| bench.settle());
+            bench.check("a.log", ["w", "x", "y", "z"].map(content).concat());
+            bench.check_one_log_without_loss();
+        }
+    }
+}
+
+/// Its end is what it was as far as anybody looks; its beginning is not.
+#[test]
+fn a_file_written_anew_that_is_as_long_and_ends_as_before_is_another_file() {
+    let mut bench = Bench::new(&["a.log"]);
+    let (old, new) = (lines("a", 0..10), lines("b", 0..10));
+    let end = lines("the same end", 0..3);
+    bench.append("a.log", old.clone() + &end);
+    bench.pump();
+    bench.wait(Duration::from_secs(1));
+    bench.write("a.log", new.clone() + &end);
+    bench.settle();
+    bench.check("a.log", old + &end + &new + &end);
+    assert_eq!(bench.unknown_losses(), 0);
 }

@@ -84,6 +84,27 @@ fn a_file_cut_behind_what_was_read_is_a_loss_and_another_file() {
     bench.check("a.log", [read, lost, new.into_bytes()].concat());
 }
 
+/// What it began with nobody knows: what its file holds now is no part of it.
+#[test]
+fn a_file_cut_before_the_first_look_into_it_is_the_same_loss_after_a_crash() {
+    let mut bench = Bench::with_log("a.log", 5);
+    bench.commit();
+    bench.rename("a.log", "a.log.1");
+    bench.append("a.log", lines("b", 0..5));
+    bench.wait(TICK);
+    bench.fill(false);
+    bench.truncate("a.log");
+    bench.append("a.log", lines("c", 0..3));
+    for crash in 0..3 {
+        (0..4).for_each(|_| bench.settle());
+        let lost = vec![LOST; lines("b", 0..5).len()];
+        let expected = [lines("a", 0..5).as_bytes(), &lost, lines("c", 0..3).as_bytes()].concat();
+        bench.check("a.log", expected);
+        assert_eq!(bench.unknown_losses(), 0, "{crash}");
+        bench.crash();
+    }
+}
+
 #[test]
 fn unselected_siblings_from_before_the_first_start_are_no_loss() {
     for is_cut in [false, true] {

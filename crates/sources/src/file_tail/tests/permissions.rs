@@ -53,6 +53,24 @@ fn an_unreadable_file_is_read_once_it_is_readable() {
     });
 }
 
+/// Who may enter a directory and not list it reads on what is known; whether a copy appeared, nobody can see.
+#[test]
+fn a_truncated_log_in_a_directory_that_may_not_be_listed_is_read_after_a_while() {
+    bound_by_permissions(|| {
+        let mut bench = Bench::new(&["*/*.log"]);
+        fs::create_dir(bench.path("closed")).unwrap();
+        bench.append("closed/a.log", lines("a", 0..10));
+        bench.pump();
+        bench.restart();
+        bench.write("closed/a.log", lines("b", 0..3));
+        set_mode(&bench, "closed", 0o311);
+        (0..3).for_each(|_| bench.settle());
+        bench.check("closed/a.log", lines("a", 0..10) + &lines("b", 0..3));
+        assert_eq!(bench.unknown_losses(), 1);
+        set_mode(&bench, "closed", 0o755);
+    });
+}
+
 /// Who may list a directory and not enter it sees names, and cannot look at what they stand for.
 #[test]
 fn files_in_a_directory_that_may_only_be_listed_are_read_once_it_may_be_entered() {

@@ -45,6 +45,8 @@ enum Step {
     Commit,
     Crash,
     CrashWithoutState,
+    /// The hop fails, and starts again in the same process.
+    Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -68,6 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Commit),
         3 => Just(Step::Crash),
         1 => Just(Step::CrashWithoutState),
+        2 => Just(Step::Reopen),
     ]
 }
 
@@ -238,6 +241,7 @@ impl Writer {
             }
             Step::Commit => self.bench.commit(),
             Step::Crash => self.bench.crash(),
+            Step::Reopen => self.bench.reopen(),
             Step::CrashWithoutState => {
                 self.bench.crash();
                 if !self.has_deleted && self.bench.state_file().try_exists().unwrap() {

@@ -200,6 +200,7 @@ fn a_deleted_file_is_read_to_its_end_and_let_go() {
     bench.check("a.log", lines("a", 0..200) + &lines("b", 0..5));
     bench.remove("a.log");
     bench.settle();
+    bench.commit();
     assert_eq!(bench.open_files(), 0);
     assert_eq!(bench.unknown_losses(), 0);
 }

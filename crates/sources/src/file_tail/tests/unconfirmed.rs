@@ -63,8 +63,19 @@ fn is_unknown() -> Bench {
     bench
 }
 
-const KINDS: [fn() -> Bench; 6] =
-    [was_deleted, came_late, is_not_selected, is_damaged, is_no_gzip, is_unknown];
+/// Nor is there any file.
+fn is_unknown_and_gone() -> Bench {
+    let mut bench = Bench::with_log("a.log", 10);
+    bench.forget_place("a.log");
+    bench.restart();
+    bench.lose_state();
+    bench.remove("a.log");
+    bench.settle();
+    bench
+}
+
+const KINDS: [fn() -> Bench; 7] =
+    [was_deleted, came_late, is_not_selected, is_damaged, is_no_gzip, is_unknown, is_unknown_and_gone];
 
 #[test]
 fn a_loss_of_unknown_length_is_said_again_until_it_is_committed_and_then_no_more() {
@@ -85,6 +96,27 @@ fn a_loss_of_unknown_length_is_said_again_until_it_is_committed_and_then_no_more
         let content = bench.content("a.log");
         assert!(content.ends_with(lines("z", 0..3).as_bytes()), "{kind}");
         assert_eq!(bench.names(), ["a.log"], "{kind}");
+    }
+}
+
+/// It stands where the next file begins, and only its own file is finished there.
+#[test]
+fn the_file_behind_a_loss_that_was_committed_alone_is_read() {
+    for is_packed in [false, true] {
+        let mut bench = Bench::new(&["a.log*"]);
+        bench.write("a.log.2.gz", "no gzip at all");
+        bench.append("a.log.1", lines("b", 0..5));
+        if is_packed {
+            bench.gzip("a.log.1");
+        }
+        bench.append("a.log", lines("c", 0..5));
+        bench.wait(Duration::from_secs(60));
+        bench.read_up_to_a_loss();
+        bench.commit();
+        bench.crash();
+        (0..5).for_each(|_| bench.settle());
+        bench.check("a.log", lines("b", 0..5) + &lines("c", 0..5));
+        assert_eq!(bench.unknown_losses(), 1, "{is_packed}");
     }
 }
 

@@ -55,6 +55,10 @@ impl Consumer {
             inactive_threshold: config["inactive_threshold"].as_i64().unwrap_or(5_000_000_000),
             last_request: now,
         };
+        if config["deliver_policy"] == "last" {
+            let mut wanted = messages.iter().rev().filter(|(_, message)| consumer.wants(message));
+            consumer.next = wanted.next().map_or(1, |(sequence, _)| *sequence);
+        }
         if config["deliver_policy"] == "last_per_subject" {
             let mut last = BTreeMap::new();
             for (sequence, message) in messages.iter().filter(|(_, message)| consumer.wants(message)) {

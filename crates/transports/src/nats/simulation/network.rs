@@ -318,6 +318,9 @@ impl State {
         let now = self.now();
         let is_answer = outgoing.message.status.is_none() && outgoing.message.payload.starts_with(b"{");
         let weather = &mut self.weather;
+        if outgoing.message.length > weather.longest {
+            return self.note("too long for the line", &outgoing.to);
+        }
         if is_answer && weather.lose_answers > 0 {
             weather.lose_answers -= 1;
             return self.note("answer lost", &outgoing.to);

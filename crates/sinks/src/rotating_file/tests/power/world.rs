@@ -350,7 +350,8 @@ fn troubles(at: usize, operation: &Operation) -> Vec<Trouble> {
         (Errno::IO.raw_os_error(), Errno::NOSPC.raw_os_error(), Errno::ACCESS.raw_os_error());
     match operation {
         Operation::Append { .. } => {
-            vec![Trouble::Fail(at, io), Trouble::Short(at, full), Trouble::Fail(at, denied)]
+            let appending = [Trouble::Short(at, full), Trouble::Stuck(at, full)];
+            appending.into_iter().chain([Trouble::Fail(at, io), Trouble::Fail(at, denied)]).collect()
         }
         Operation::Write { .. } => vec![Trouble::Fail(at, io), Trouble::Fail(at, full)],
         Operation::Create(_) | Operation::CreateFolders(_) => {

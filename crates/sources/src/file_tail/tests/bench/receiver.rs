@@ -1,8 +1,10 @@
 //! What becomes of the receiving side.
 
-use fshipper_pipeline::Bytes;
+use std::collections::VecDeque;
 
-use super::{Bench, Received};
+use fshipper_pipeline::{Admission, Batch, Bytes, Position};
+
+use super::{Bench, Received, TICK};
 
 impl Bench {
     /// As if only so many bytes of a log had been committed, somewhere within its last batch.
@@ -30,6 +32,33 @@ impl Bench {
         let mut position = self.received.checkpoint.position(&origin).unwrap().clone();
         position.place = Bytes::new();
         self.received.checkpoint.set_position(&origin, position);
+    }
+
+    /// Takes batches up to the first loss of unknown length; what was read behind it gets lost on its way.
+    pub(in super::super) fn read_up_to_a_loss(&mut self) {
+        self.open();
+        for _ in 0..100 {
+            self.wait(TICK);
+            let (now, mut batches) = (self.now(), VecDeque::new());
+            self.tail.as_mut().unwrap().fill(now, false, &mut batches).unwrap();
+            for batch in batches {
+                self.receive(batch);
+                if self.unknown_losses() > 0 {
+                    return;
+                }
+            }
+        }
+        panic!("nothing is lost");
+    }
+
+    /// Where it stands with a log.
+    pub(in super::super) fn position(&self, name: &str) -> Position {
+        self.received.checkpoint.position(&self.origin(name)).unwrap().clone()
+    }
+
+    /// What it would do with a batch.
+    pub(in super::super) fn admit(&self, batch: &Batch) -> Admission {
+        self.received.checkpoint.admit(batch)
     }
 
     /// It was deleted while nothing ran, and knows nothing any more.

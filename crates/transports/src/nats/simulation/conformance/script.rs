@@ -136,6 +136,8 @@ pub(super) fn script() -> Vec<Step> {
     let get = |subject: &str| api(&format!("DIRECT.GET.{STREAM}.{subject}"), Value::Null);
     let get_at = |sequence: u64| api(&format!("DIRECT.GET.{STREAM}"), json!({ "seq": sequence }));
     let all = || json!({ "batch": 100, "max_bytes": 100_000, "no_wait": true });
+    let one =
+        || json!({ "batch": 1, "max_bytes": 100_000, "expires": 0, "idle_heartbeat": 0, "no_wait": true });
     let wait = |batch: u64, max_bytes: u64, expires: u64| json!({ "batch": batch, "max_bytes": max_bytes, "expires": expires });
     let mut steps = vec![
         // Nothing is there.
@@ -192,6 +194,31 @@ pub(super) fn script() -> Vec<Step> {
             }),
         ),
         next("last-of", all(), 3),
+        // One message, if it is there.
+        consumer("first", json!({ "opt_start_seq": 3, "headers_only": true })),
+        next("first", one(), 2),
+        consumer("beyond", json!({ "opt_start_seq": 6, "headers_only": true })),
+        next("beyond", one(), 1),
+        consumer(
+            "very-last",
+            json!({ "deliver_policy": "last", "opt_start_seq": null, "headers_only": true }),
+        ),
+        next("very-last", one(), 2),
+        consumer(
+            "last-of-some",
+            json!({
+                "deliver_policy": "last", "opt_start_seq": null, "headers_only": true, "filter_subject": "s.h.b",
+            }),
+        ),
+        next("last-of-some", one(), 2),
+        consumer(
+            "last-of-none",
+            json!({
+                "deliver_policy": "last", "opt_start_seq": null, "headers_only": true,
+                "filter_subject": "s.h.none",
+            }),
+        ),
+        next("last-of-none", one(), 1),
         // Waiting.
         consumer("waits", json!({ "opt_start_seq": 6, "filter_subject": "s.h.w" })),
         next("waits", wait(1, 100_000, 20 * SECOND), 0),

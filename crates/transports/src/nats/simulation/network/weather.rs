@@ -9,6 +9,8 @@ pub(in crate::nats::simulation) struct Weather {
     pub(in crate::nats::simulation) lost_up: u32,
     pub(in crate::nats::simulation) lost_down: u32,
     pub(in crate::nats::simulation) doubled: u32,
+    /// Longer messages never come to clients, as over a line that is too slow for them.
+    pub(in crate::nats::simulation) longest: usize,
     /// So many answers to publishes are lost next.
     pub(in crate::nats::simulation) lose_answers: u32,
     /// So many answers come after this many milliseconds.
@@ -31,6 +33,7 @@ impl Default for Weather {
             lost_up: 0,
             lost_down: 0,
             doubled: 0,
+            longest: usize::MAX,
             lose_answers: 0,
             hold_answers: 0,
             hold_millis: 0,
