@@ -20,7 +20,7 @@ use super::writer::Writer;
 /// What is left to delete, and to look for.
 #[derive(Debug)]
 pub(super) struct Retention {
-    /// Files have rotated since old ones were last looked for.
+    /// Files have rotated, or begun, since old ones were last looked for.
     is_due: bool,
     /// What `keep` did not cover then, the oldest first.
     doomed: VecDeque<FileId>,
@@ -58,8 +58,8 @@ impl Retention {
         }
     }
 
-    /// A file has rotated: others may be too many now.
-    pub(super) fn note_rotation(&mut self) {
+    /// A file has rotated, or begun: others may be too many now.
+    pub(super) fn note_file(&mut self) {
         self.is_due = true;
     }
 
@@ -70,9 +70,9 @@ impl Retention {
         self.unseen = Some(0);
     }
 
-    /// Whether there is more to do at once.
-    pub(super) fn is_due(&self) -> bool {
-        self.is_due || !self.doomed.is_empty() || self.unseen.is_some()
+    /// Whether there is more to do at once, and not only after the next commit.
+    pub(super) fn has_more(&self) -> bool {
+        !self.doomed.is_empty() || self.unseen.is_some()
     }
 }
 
@@ -95,6 +95,8 @@ impl Writer {
         let count = self.retention.doomed.len().min(DELETED_AT_ONCE);
         let mut doomed: Vec<FileId> = self.retention.doomed.drain(..count).collect();
         doomed.retain(|id| self.is_at_rest(*id));
+        // The others are, once what is about to happen to them has happened.
+        self.retention.is_due |= doomed.len() < count;
         if doomed.is_empty() {
             return Ok(false);
         }

@@ -217,7 +217,7 @@ fn run(writer: &mut Writer, queue: &Receiver<Job>, stop: &Stop) -> Result<()> {
             Ok(job) => Some(job),
             Err(TryRecvError::Disconnected) => return Ok(()),
             Err(TryRecvError::Empty) => {
-                let idle = if writer.retention.is_due() && !writer.is_syncing() {
+                let idle = if writer.retention.has_more() && !writer.is_syncing() {
                     Duration::ZERO
                 } else if writer.is_compressing() {
                     LOOK_FOR_COMPRESSED_EVERY

@@ -215,10 +215,10 @@ impl Session {
 
     /// Deletes and compresses until nothing is left to do.
     pub(super) fn maintain(&mut self) -> Result<()> {
-        self.writer.retention.note_rotation();
+        self.writer.retention.note_file();
         loop {
             self.writer.tidy()?;
-            if !self.writer.is_compressing() && !self.writer.retention.is_due() {
+            if !self.writer.is_compressing() && !self.writer.retention.has_more() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_micros(50));

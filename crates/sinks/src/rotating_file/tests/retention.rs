@@ -33,7 +33,7 @@ fn many_old_files_go_a_few_at_a_time_and_their_folder_is_synced_once_each_time()
     session.commit();
     session.writer.delete_old().unwrap();
     assert_eq!(bench.names().len(), 37, "some of them");
-    assert!(session.writer.retention.is_due(), "it goes on as soon as nothing more waits");
+    assert!(session.writer.retention.has_more(), "it goes on as soon as nothing more waits");
     session.write(&log, "x\n", day(0));
     session.commit();
     session.maintain().unwrap();
@@ -61,12 +61,12 @@ fn a_file_that_cannot_be_deleted_is_left_alone_until_the_next_look() {
     fs::rename(bench.path("h"), bench.path("away")).unwrap();
     fs::write(bench.path("h"), "").unwrap();
     for _ in 0..2 {
-        session.writer.retention.note_rotation();
+        session.writer.retention.note_file();
         assert!(!session.writer.delete_old().unwrap());
     }
     fs::remove_file(bench.path("h")).unwrap();
     fs::rename(bench.path("away"), bench.path("h")).unwrap();
-    session.writer.retention.note_rotation();
+    session.writer.retention.note_file();
     assert!(!session.writer.delete_old().unwrap(), "it is not tried again with each rotation");
     session.writer.retention.look();
     assert!(session.writer.delete_old().unwrap());
