@@ -31,6 +31,8 @@ pub(crate) struct State {
     stamps: HashMap<FilePath, i64>,
     /// The files by their paths, which stand in `files`.
     paths: HashTable<FileId>,
+    /// Files of which another one has the path in `paths`: one of them has it when that one is forgotten.
+    shadowed: Vec<FileId>,
     hasher: RandomState,
 }
 
@@ -323,7 +325,12 @@ impl State {
         let hash_of = |id: &FileId| hasher.hash_one(path_of(id));
         let (hash, path) = (hash_of(&id), path_of(&id));
         match paths.find_mut(hash, |holder| path_of(holder) == path) {
-            Some(holder) => *holder = id,
+            Some(holder) => {
+                let before = std::mem::replace(holder, id);
+                if before != id {
+                    self.shadowed.push(before);
+                }
+            }
             None => {
                 paths.insert_unique(hash, id, hash_of);
             }
@@ -333,9 +340,13 @@ impl State {
     /// Forgets the path that a file has, unless another one has it now.
     fn release(&mut self, id: FileId) {
         let Some(record) = self.files.get(id) else { return };
+        self.shadowed.retain(|other| *other != id);
         let hash = self.hasher.hash_one(&record.path);
-        if let Ok(holder) = self.paths.find_entry(hash, |holder| *holder == id) {
-            holder.remove();
+        let Ok(holder) = self.paths.find_entry(hash, |holder| *holder == id) else { return };
+        let has_it = |other: &FileId| self.files.get(*other).is_some_and(|file| file.path == record.path);
+        match self.shadowed.iter().position(has_it) {
+            Some(place) => *holder.into_mut() = self.shadowed.swap_remove(place),
+            None => drop(holder.remove()),
         }
     }
 
