@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use fshipper_testing::{DEADLINE, Running, wait_until};
+use fshipper_testing::{DEADLINE, NatsServer, Running, wait_until};
 
 use crate::support::{Pipeline, Scene, length};
 use crate::surroundings::{in_shell, works};
@@ -264,6 +264,29 @@ fn health_says_that_all_is_well_and_counts_for_prometheus() {
     let other = scene.run(&["--health", &address, "--state-dir", "other", "local.toml"]).finish();
     let said = other.expect_code(2).stderr;
     assert!(said.contains(&format!("cannot listen on `{address}`")), "{said}");
+    run.stop(DEADLINE).expect_code(0);
+}
+
+#[test]
+fn health_counts_what_was_not_read_yet() {
+    let scene = Scene::new();
+    let server = NatsServer::jetstream();
+    let consumer = Pipeline::new().jetstream(&server.url()).rotating_file("out/{file}");
+    Pipeline::new().tail("*.log").jetstream(&server.url()).write(&scene, "producer.toml");
+    consumer.write(&scene, "consumer.toml");
+    let lines: String = (0..500).map(|number| format!("line {number}\n")).collect();
+    scene.write("logs/app.log", &lines);
+    scene.run(&["--once", "producer.toml"]).finish().expect_code(0);
+
+    let run = scene.run(&["--health", "127.0.0.1:0", "producer.toml", "consumer.toml"]).start();
+    let address = health_address(&run);
+    let metrics = || ask(&address, "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n");
+    let shows = |metric: &str| metrics().contains(&format!("\nfshipper_{metric} 0\n"));
+    wait_until(DEADLINE, "all is read", || {
+        shows("unread_bytes{pipeline=\"producer\",hop=\"sent\"}")
+            && shows("unread_messages{pipeline=\"consumer\",hop=\"written\"}")
+            && fs::read_to_string(scene.path("out/app.log")).is_ok_and(|written| written == lines)
+    });
     run.stop(DEADLINE).expect_code(0);
 }
 
