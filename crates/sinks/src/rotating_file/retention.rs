@@ -20,7 +20,7 @@ use super::writer::Writer;
 /// What is left to delete, and to look for.
 #[derive(Debug)]
 pub(super) struct Retention {
-    /// Files have rotated, or begun, since old ones were last looked for.
+    /// Files have rotated since old ones were last looked for.
     is_due: bool,
     /// What `keep` did not cover then, the oldest first.
     doomed: VecDeque<FileId>,
@@ -58,8 +58,8 @@ impl Retention {
         }
     }
 
-    /// A file has rotated, or begun: others may be too many now.
-    pub(super) fn note_file(&mut self) {
+    /// A file has rotated: others may be too many now.
+    pub(super) fn note_rotation(&mut self) {
         self.is_due = true;
     }
 
@@ -133,7 +133,7 @@ impl Writer {
                     deleted_any |= was_there;
                     outcomes.push(Entry::Forget(*id));
                     // Also when it was gone already: who removed it may not have come to this.
-                    folders.entry(folder_of(&record.path)).or_insert(record.path);
+                    folders.entry(FilePath::from_components(record.path.folder())).or_insert(record.path);
                 }
                 Err(error) => {
                     failures.push((path, error));
@@ -228,11 +228,6 @@ fn report(failures: &[(String, Error)]) {
 /// In seconds since 1970.
 fn now() -> i64 {
     Timestamp::try_from(SystemTime::now()).map_or(i64::MIN, Timestamp::as_second)
-}
-
-fn folder_of(path: &FilePath) -> Vec<u8> {
-    let folder = path.as_bytes().iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-    path.as_bytes()[..folder].to_vec()
 }
 
 /// The files that `keep` does not cover at `now`, in seconds since 1970, the oldest first.

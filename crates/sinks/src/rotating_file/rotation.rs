@@ -88,8 +88,6 @@ impl Writer {
                 (self.plan.calendar.period_at(start), number)
             }
         };
-        // The active file counts as well.
-        self.retention.note_file();
         let suffix = self.outputs.suffix(output);
         let (first, seconds) = if output == LOSSES {
             (losses_path(), (i64::MIN, i64::MAX))
@@ -179,7 +177,7 @@ impl Writer {
         time: SystemTime,
         moved_on: bool,
     ) -> Result<()> {
-        self.retention.note_file();
+        self.retention.note_rotation();
         if self.plan.template.finest().is_none() {
             return self.rename_away(file, time);
         }

@@ -263,15 +263,17 @@ impl Receiver {
 
     /// Takes a message, and the short ones that wait behind it and continue it.
     fn take(&mut self, base: &Base, first: Delivered) {
+        let mut pending = first.pending;
         let (mut run, mut next) = (Run::new(Places::Same, self.settings.max_batch_bytes), Some(first));
         while let Some(delivered) = next {
-            self.backlog.set(delivered.pending);
+            pending = delivered.pending;
             for batch in self.batches(base, delivered) {
                 self.parts.extend(run.add(batch));
             }
             let session = self.session.as_mut().filter(|_| self.parts.is_empty() && !run.is_long());
             next = session.and_then(|session| session.consumer.next_waiting());
         }
+        self.backlog.set(pending);
         self.parts.extend(run.finish());
         let cursor = self
             .place

@@ -215,7 +215,7 @@ impl Session {
 
     /// Deletes and compresses until nothing is left to do.
     pub(super) fn maintain(&mut self) -> Result<()> {
-        self.writer.retention.note_file();
+        self.writer.retention.note_rotation();
         loop {
             self.writer.tidy()?;
             if !self.writer.is_compressing() && !self.writer.retention.has_more() {

@@ -10,7 +10,6 @@ use fshipper_pipeline::{Batch, Epoch, Written};
 use super::bench::{Bench, Session, data, day, origin};
 use crate::rotating_file::commit::Claims;
 use crate::rotating_file::ledger::{Entry, FileRecord};
-use crate::rotating_file::outputs::{LOSSES, losses_path};
 
 #[test]
 fn lines_of_several_logs_stay_whole_in_a_shared_file() {
@@ -214,104 +213,6 @@ fn a_log_goes_on_in_the_same_session_when_its_output_is_mended() {
 }
 
 #[test]
-fn a_file_shorter_than_committed_is_not_touched_and_only_its_log_waits() {
-    let bench = Bench::new("{host}/{file}", "");
-    let (cut, other) = (origin("h", "/cut"), origin("h", "/other"));
-    let mut session = bench.open();
-    session.write(&cut, "one\ntwo\n", day(0));
-    session.commit();
-    drop(session);
-    fs::OpenOptions::new().write(true).open(bench.path("h/cut")).unwrap().set_len(4).unwrap();
-    let mut session = bench.open();
-    let Written::Held(reason) = session.write(&cut, "three\n", day(0)) else { panic!("it goes on") };
-    assert!(reason.contains("h/cut` holds 4 bytes of the 8 that were committed"), "{reason}");
-    assert_eq!(session.write(&other, "fine\n", day(0)), Written::Accepted);
-    session.commit();
-    assert_eq!((bench.read("h/cut").as_str(), bench.read("h/other").as_str()), ("one\n", "fine\n"));
-    drop(session);
-    fs::remove_file(bench.path("h/cut")).unwrap();
-    let mut session = bench.open();
-    assert_eq!(session.write(&cut, "three\n", day(0)), Written::Accepted);
-}
-
-#[test]
-fn a_file_cut_while_it_is_written_to_fails_the_commit() {
-    let bench = Bench::new("{host}/{file}", "");
-    let (log, mut session) = (origin("h", "/f"), bench.open());
-    session.write(&log, "one\n", day(0));
-    session.commit();
-    fs::OpenOptions::new().write(true).open(bench.path("h/f")).unwrap().set_len(0).unwrap();
-    session.write(&log, "two\n", day(0));
-    let error = session.try_commit().unwrap_err();
-    assert!(error.to_string().contains("was cut by somebody else"), "{error:#}");
-}
-
-#[test]
-fn a_file_cut_while_it_is_written_to_is_not_written_to_a_second_time() {
-    let bench = Bench::new("{host}/{file}", "");
-    let (log, mut session) = (origin("h", "/f"), bench.open());
-    session.write(&log, "one\n", day(0));
-    session.commit();
-    fs::OpenOptions::new().write(true).open(bench.path("h/f")).unwrap().set_len(0).unwrap();
-    // More than was committed before: by its length alone the file looks whole.
-    session.write(&log, "two\nthree\n", day(0));
-    session.try_commit().unwrap_err();
-    drop(session);
-
-    let mut session = bench.open();
-    let Written::Held(reason) = session.write(&log, "two\nthree\n", day(0)) else { panic!("it goes on") };
-    assert!(reason.contains("move it away"), "{reason}");
-    session.commit();
-    assert_eq!(bench.read("h/f"), "two\nthree\n");
-    drop(session);
-
-    fs::remove_file(bench.path("h/f")).unwrap();
-    let mut session = bench.open();
-    session.write(&log, "two\nthree\n", day(0));
-    session.commit();
-    assert_eq!(bench.read("h/f"), "two\nthree\n");
-}
-
-#[test]
-fn what_was_cut_and_is_put_back_is_followed_by_what_was_not_committed_once() {
-    // Put back between two sessions, while one waits for it, or under another `path`.
-    for (is_waiting, path) in
-        [(false, "{host}/{file}"), (true, "{host}/{file}"), (false, "{host}/{file}.%Y%m%d")]
-    {
-        let bench = Bench::new("{host}/{file}", "");
-        let (log, mut session) = (origin("h", "/f"), bench.open());
-        session.write(&log, "one\n", day(0));
-        session.commit();
-        session.write(&log, "two\n", day(0));
-        session.writer.flush().unwrap();
-        // As with copy and truncate.
-        fs::copy(bench.path("h/f"), bench.path("h/f.1")).unwrap();
-        fs::OpenOptions::new().write(true).open(bench.path("h/f")).unwrap().set_len(0).unwrap();
-        session.try_commit().unwrap_err();
-        drop(session);
-        if !is_waiting {
-            fs::write(bench.path("h/f"), "one\ntwo\n").unwrap();
-        }
-        let bench = bench.with(path, "");
-        let mut session = bench.open();
-        if is_waiting {
-            let Written::Held(reason) = session.write(&log, "two\n", day(0)) else { panic!("it goes on") };
-            assert!(
-                reason.contains("0 bytes of the 8 that were written to it, 4 of them committed"),
-                "{reason}"
-            );
-            fs::write(bench.path("h/f"), "one\ntwo\n").unwrap();
-        }
-        assert_eq!(session.write(&log, "two\n", day(0)), Written::Accepted);
-        session.commit();
-        drop(session);
-        fs::remove_file(bench.path("h/f.1")).unwrap();
-        assert_eq!(bench.files().into_values().collect::<String>(), "one\ntwo\n", "{path}");
-        assert!(bench.open().writer.ledger.state().intents.is_empty());
-    }
-}
-
-#[test]
 fn a_start_lists_a_folder_once_however_many_of_its_files_are_missing() {
     let bench = Bench::new("{host}_{file}", "");
     let mut session = bench.open();
@@ -398,105 +299,6 @@ fn a_folder_that_becomes_a_link_between_two_starts_holds_its_log_alone() {
             [if is_committed { "one\n" } else { "" }, if is_committed { "one\ntwo\n" } else { "two\n" }];
         assert_eq!((bench.read("bad/f"), bench.read("good/f")), (both.to_owned(), one.to_owned() + "two\n"));
     }
-}
-
-#[test]
-fn notes_of_losses_that_cannot_be_written_are_no_trouble_of_the_log_that_wrote_next() {
-    let bench = Bench::new("{host}/{file}", "");
-    let (log, other) = (origin("h", "/f"), origin("other", "/f"));
-    let loss = |start| {
-        let mut loss = Batch::loss(log.clone(), Epoch(1), start, 10, "a test");
-        loss.time = day(0);
-        loss
-    };
-    let mut session = bench.open();
-    session.feed(loss(0)).unwrap();
-    session.commit();
-    drop(session);
-    let notes = bench.path(".fshipper/losses.log");
-    let replace_notes = || {
-        fs::rename(&notes, bench.path("notes")).unwrap();
-        fs::create_dir(&notes).unwrap();
-    };
-
-    // It shows when they are to be written, together with what was taken of others.
-    let mut session = bench.open();
-    session.feed(loss(10)).unwrap();
-    replace_notes();
-    session.writer.files.close_all();
-    session.write(&other, "x\n", day(0));
-    session.feed(loss(20)).unwrap_err();
-    drop(session);
-
-    // It shows at the start: then the log waits whose loss it is, and the others go on.
-    let mut session = bench.open();
-    session.write(&other, "x\n", day(0));
-    assert!(matches!(session.feed(loss(10)).unwrap(), Written::Held(_)));
-    session.commit();
-    assert_eq!(bench.read("other/f"), "x\n");
-}
-
-#[test]
-fn notes_of_losses_that_somebody_empties_stop_nothing() {
-    // While nothing runs, while it runs, and after the note was written and before it is committed.
-    for moment in ["stopped", "running", "noted"] {
-        let bench = Bench::new("{host}/{file}", "");
-        let (log, other) = (origin("h", "/f"), origin("other", "/f"));
-        let loss = |start, reason: &str| {
-            let mut loss = Batch::loss(log.clone(), Epoch(1), start, 10, reason);
-            loss.time = day(0);
-            loss
-        };
-        let empty = || fs::write(bench.path(".fshipper/losses.log"), "").unwrap();
-        let mut session = bench.open();
-        session.feed(loss(0, "the first")).unwrap();
-        session.commit();
-        if moment == "stopped" {
-            drop(session);
-            empty();
-            session = bench.open();
-        }
-        if moment == "running" {
-            empty();
-        }
-        session.feed(loss(10, "the second")).unwrap();
-        session.write(&other, "x\n", day(0));
-        session.writer.flush().unwrap();
-        if moment == "noted" {
-            empty();
-        }
-        session.commit();
-        session.feed(loss(20, "the third")).unwrap();
-        session.commit();
-        drop(session);
-        let mut session = bench.open();
-        assert_eq!(session.end(&log), 30);
-        session.feed(loss(30, "the fourth")).unwrap();
-        session.commit();
-        let noted = bench
-            .losses()
-            .lines()
-            .map(|line| line.rsplit_once("the ").unwrap().1.to_owned())
-            .collect::<Vec<_>>();
-        let expected = ["second", "third", "fourth"];
-        assert_eq!(noted, expected[usize::from(moment == "noted")..], "{moment}");
-        assert_eq!(bench.read("other/f"), "x\n");
-    }
-}
-
-#[test]
-fn notes_of_losses_that_cannot_be_looked_at_hold_the_log_whose_loss_it_is() {
-    let bench = Bench::new("{host}/{file}", "");
-    let (log, other) = (origin("h", "/f"), origin("other", "/f"));
-    let mut session = bench.open();
-    session.writer.outputs.hold_until_mended(LOSSES, "a test".to_owned());
-    let loss = Batch::loss(log.clone(), Epoch(1), 0, 10, "gone");
-    let written = session.writer.accept(&loss, false).unwrap();
-    assert_eq!(written, Written::Held("a test".to_owned()));
-    session.write(&other, "x\n", day(0));
-    let held = session.try_commit().unwrap();
-    assert_eq!(held, [(log.clone(), "a test".to_owned())]);
-    assert_eq!((bench.read("other/f").as_str(), bench.losses().as_str()), ("x\n", ""));
 }
 
 #[test]
@@ -628,30 +430,4 @@ fn a_batch_that_does_not_continue_its_log_is_refused() {
         let error = session.writer.accept(&data(&log, start, "x\n", day(0)), true).unwrap_err();
         assert!(error.to_string().contains("the sink stands at 4"), "{error}");
     }
-}
-
-#[test]
-fn a_loss_is_noted_once_and_ends_an_unfinished_line() {
-    let bench = Bench::new("{host}/{file}", "");
-    let log = origin("h", "/f");
-    let loss = |start| {
-        let mut loss = Batch::loss(log.clone(), Epoch(1), start, 100, "deleted\nbefore it was read");
-        loss.time = day(0);
-        loss
-    };
-    let mut session = bench.open();
-    session.write(&log, "unfinished", day(0));
-    session.feed(loss(10)).unwrap();
-    session.writer.flush().unwrap();
-    drop(session);
-    let mut session = bench.open();
-    assert_eq!(bench.losses(), "", "nothing was committed");
-    session.write(&log, "unfinished", day(0));
-    session.feed(loss(10)).unwrap();
-    assert_eq!(session.end(&log), 110);
-    session.write(&log, "after\n", day(0));
-    session.commit();
-    assert_eq!(bench.read("h/f"), "unfinished\nafter\n");
-    let expected = "2026-11-01T12:00:00Z h:/f epoch 0000000000000001 offset 10: lost 100 bytes: deleted\\nbefore it was read\n";
-    assert_eq!(bench.losses(), expected, "in {}", losses_path());
 }

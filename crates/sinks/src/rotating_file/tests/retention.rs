@@ -61,12 +61,12 @@ fn a_file_that_cannot_be_deleted_is_left_alone_until_the_next_look() {
     fs::rename(bench.path("h"), bench.path("away")).unwrap();
     fs::write(bench.path("h"), "").unwrap();
     for _ in 0..2 {
-        session.writer.retention.note_file();
+        session.writer.retention.note_rotation();
         assert!(!session.writer.delete_old().unwrap());
     }
     fs::remove_file(bench.path("h")).unwrap();
     fs::rename(bench.path("away"), bench.path("h")).unwrap();
-    session.writer.retention.note_file();
+    session.writer.retention.note_rotation();
     assert!(!session.writer.delete_old().unwrap(), "it is not tried again with each rotation");
     session.writer.retention.look();
     assert!(session.writer.delete_old().unwrap());
